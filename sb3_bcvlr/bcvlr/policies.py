@@ -1,0 +1,188 @@
+"""The networks of BCV-LR in one SB3 policy, and what each loss is. When a loss is used stands in ``bcvlr.py``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import make_proba_distribution
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch.nn import functional as F
+
+from sb3_bcvlr.common.networks import ActionDecoder, Encoder, InverseDynamicsModel, LatentPolicy, WorldModel
+from sb3_bcvlr.common.vector_quantizer import VectorQuantizer, perplexity
+
+
+class BCVLRPolicy(BasePolicy):
+    """
+    a = d(pi(f(o))), with p and w beside it for training (paper, Sec. 3).
+
+    :param observation_space: images (C, H, W) uint8
+    :param action_space: discrete actions
+    :param lr_schedule: SB3's, unused: the algorithm owns the optimizers
+    :param n_history: frames before o_t+1 that p sees
+    :param encoder_channels: a convolution of f for each
+    :param encoder_strides: of these
+    :param encoder_residual_blocks: of f, after them
+    :param idm_channels: stages of p, each halving the feature map
+    :param idm_hidden_dim: features before p's head
+    :param quantizer_kwargs: of ``VectorQuantizer``
+    :param world_model_channels: width of w's first block
+    :param residual_world_model: w predicts the change since o_t
+    :param latent_policy_channels: stages of pi
+    :param latent_policy_hidden_dim: features before pi's head
+    :param action_decoder_dims: hidden layers of d
+    :param standardize: give features and latent actions zero mean and unit variance, by statistics that are
+        taken once, when f and when p are pre-trained
+    :param frame_differences: p and w see the newest frame and the changes that led to it, instead of the frames
+    :param literal: the authors' literal behaviours, see ``BCVLR``
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule | None = None,
+        n_history: int = 2,
+        encoder_channels: Sequence[int] = (24, 24),
+        encoder_strides: Sequence[int] = (2, 2),
+        encoder_residual_blocks: int = 0,
+        idm_channels: Sequence[int] = (32, 64),
+        idm_hidden_dim: int = 256,
+        quantizer_kwargs: dict[str, Any] | None = None,
+        world_model_channels: int = 16,
+        residual_world_model: bool = True,
+        latent_policy_channels: Sequence[int] = (32, 64),
+        latent_policy_hidden_dim: int = 256,
+        action_decoder_dims: Sequence[int] = (192, 128, 64),
+        standardize: bool = True,
+        frame_differences: bool = True,
+        literal: frozenset[str] = frozenset(),
+    ):
+        super().__init__(observation_space, action_space)
+        self.n_history = n_history
+        self.standardize = standardize
+        self.frame_differences = frame_differences
+        self.encoder = Encoder(observation_space.shape, encoder_channels, encoder_strides, encoder_residual_blocks)
+        feature_shape = self.encoder.feature_shape
+        quantizer = VectorQuantizer(**{"zero_counts": "zero_counts" in literal, **(quantizer_kwargs or {})})
+        latent_dim = quantizer.latent_dim
+        self.idm = InverseDynamicsModel(feature_shape, n_history, idm_channels, idm_hidden_dim, quantizer)
+        self.world_model = WorldModel(
+            feature_shape, n_history, latent_dim, world_model_channels, residual_world_model, "bounded_features" in literal
+        )
+        self.latent_policy = LatentPolicy(feature_shape, latent_policy_channels, latent_policy_hidden_dim, latent_dim)
+        self.action_dist = make_proba_distribution(action_space)
+        self.action_decoder = ActionDecoder(latent_dim, action_decoder_dims, int(action_space.n))
+        self.register_buffer("feature_mean", th.zeros(feature_shape[0], 1, 1))
+        self.register_buffer("feature_std", th.ones(feature_shape[0], 1, 1))
+        self.register_buffer("latent_mean", th.zeros(latent_dim))
+        self.register_buffer("latent_std", th.ones(latent_dim))
+
+    # What the paper calls s, z and their losses.
+
+    @staticmethod
+    def scale(frames: th.Tensor) -> th.Tensor:
+        """uint8 pixels to [-0.5, 0.5]."""
+        return frames.float() / 255 - 0.5
+
+    def encode(self, frames: th.Tensor) -> th.Tensor:
+        """s = f(o) of uint8 frames (..., C, H, W), standardized, without gradient: f is frozen once it is pre-trained."""
+        with th.no_grad():
+            features = self.encoder(self.scale(frames.flatten(0, -4)))
+            features = (features - self.feature_mean) / self.feature_std
+        return features.unflatten(0, frames.shape[:-3])
+
+    def latent_actions(self, features: th.Tensor) -> th.Tensor:
+        """z = p(s_t-1, s_t, s_t+1), neither quantized nor standardized; features (B, n_history + 1, C, H, W)."""
+        return self.idm(self._differences(features))
+
+    def standardized(self, latent_actions: th.Tensor) -> th.Tensor:
+        """The scale on which pi and d meet z."""
+        return (latent_actions - self.latent_mean) / self.latent_std
+
+    def predict_features(self, past_features: th.Tensor, quantized_actions: th.Tensor) -> th.Tensor:
+        """w(s_t, z_q), the features expected at t+1; past features (B, n_history, C, H, W)."""
+        return self.world_model(self._differences(past_features), quantized_actions)
+
+    def latent_dynamics(self, frames: th.Tensor, commitment_coef: float) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Latent-action loss (paper, L_la): ||w(s_t, z_q) - s_t+1||^2, and the commitment of z to its code.
+
+        :param frames: windows (B, n_history + 1, C, H, W) uint8
+        :return: z (B, latent_dim) and the loss
+        """
+        features = self.encode(frames)
+        latent_actions = self.latent_actions(features)
+        quantized, _, commitment_loss = self.idm.quantizer(latent_actions)
+        prediction_loss = F.mse_loss(self.predict_features(features[:, :-1], quantized), features[:, -1])
+        return latent_actions, prediction_loss + commitment_coef * commitment_loss
+
+    def action_loss(self, latent_actions: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Cross-entropy of d(z) against the actions taken (paper, first term of L_ft), and the share that d gets right.
+
+        :param latent_actions: z (B, latent_dim)
+        :param actions: (B, 1)
+        """
+        logits = self.action_decoder(self.standardized(latent_actions))
+        targets = actions.squeeze(1).long()
+        return F.cross_entropy(logits, targets), (logits.argmax(1) == targets).float().mean()
+
+    @th.no_grad()
+    def dynamics_diagnostics(self, frames: th.Tensor) -> dict[str, float]:
+        """
+        Whether latent actions say what happens: errors of w, and how many codes are in use.
+
+        :param frames: windows (B, n_history + 1, C, H, W)
+        :return: ``world_model_error``; its ratio to the error of copying the newest frame and to its own error with the
+            latent actions of other windows (both should be well below 1); ``code_use`` in [0, 1]; ``perplexity``
+        """
+        was_training = self.training
+        self.set_training_mode(False)
+        features = self.encode(frames)
+        past, future = features[:, :-1], features[:, -1]
+        quantized, indices, _ = self.idm.quantizer(self.latent_actions(features))
+        error = F.mse_loss(self.predict_features(past, quantized), future)
+        shuffled_error = F.mse_loss(self.predict_features(past, quantized.roll(1, 0)), future)
+        code_use, code_perplexity = perplexity(indices, self.idm.quantizer.codebook_size)
+        self.set_training_mode(was_training)
+        return {
+            "world_model_error": error.item(),
+            "error_to_copying": (error / F.mse_loss(past[:, -1], future)).item(),
+            "error_to_shuffled": (error / shuffled_error).item(),
+            "code_use": code_use.item(),
+            "perplexity": code_perplexity.item(),
+        }
+
+    # Statistics that are taken once.
+
+    def fit_feature_statistics(self, frames: th.Tensor) -> None:
+        """Standardize the features from now on: zero mean and unit variance of each channel over ``frames`` (..., C, H, W)."""
+        if self.standardize:
+            features = self.encode(frames).flatten(0, -4)
+            self.feature_mean.copy_(features.mean((0, 2, 3), keepdim=True)[0])
+            self.feature_std.copy_(features.std((0, 2, 3), keepdim=True)[0] + 1e-6)
+
+    def fit_latent_statistics(self, latent_actions: th.Tensor) -> None:
+        """Likewise for each dimension of z (B, latent_dim)."""
+        if self.standardize:
+            self.latent_mean.copy_(latent_actions.mean(0))
+            self.latent_std.copy_(latent_actions.std(0) + 1e-6)
+
+    def _differences(self, features: th.Tensor) -> th.Tensor:
+        """(B, n, C, H, W): the changes up to the newest map, then the newest map itself, so that it stays last."""
+        if not self.frame_differences:
+            return features
+        return th.cat((features[:, 1:] - features[:, :-1], features[:, -1:]), dim=1)
+
+    # SB3's face.
+
+    def forward(self, observation: th.Tensor, deterministic: bool = False) -> th.Tensor:
+        return self._predict(observation, deterministic)
+
+    def _predict(self, observation: th.Tensor, deterministic: bool = False) -> th.Tensor:
+        """a = d(pi(f(o))); sampled from the softmax unless ``deterministic``."""
+        logits = self.action_decoder(self.latent_policy(self.encode(observation)))
+        return self.action_dist.proba_distribution(logits).get_actions(deterministic)

@@ -1,0 +1,85 @@
+"""The feature losses that train the encoder f on the videos alone."""
+
+import math
+from copy import deepcopy
+
+import torch as th
+from stable_baselines3.common.utils import polyak_update
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
+from sb3_bcvlr.common.networks import Encoder, ResidualBlock, orthogonal_init
+
+
+class InfoNCE(nn.Module):
+    """
+    Contrast of two random shifts of one frame against the rest of the batch, and reconstruction of the frame (paper, Eq. 1):
+
+        -log softmax_j[ u(s_i)^T W s'_j ]_i + reconstruction_coef * ||v(s_i) - aug(o_i)||^2
+
+    with s and s' projected by linear maps, s' by the momentum copies of encoder and projector. Needed during pre-training only.
+
+    :param encoder: f, trained in place
+    :param observation_shape: (C, H, W)
+    :param projection_dim: size of the projected s
+    :param hidden_dim: of u, an MLP with one hidden layer
+    :param pad: largest shift in pixels
+    :param reconstruction_coef: alpha; 0 leaves v out
+    :param literal: "frozen_reconstruction" leaves v at its random start and "resampled_shift" shifts as the authors do
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        observation_shape: tuple[int, ...],
+        projection_dim: int = 256,
+        hidden_dim: int = 512,
+        pad: int = 1,
+        reconstruction_coef: float = 0.1,
+        literal: frozenset[str] = frozenset(),
+    ):
+        super().__init__()
+        self.pad = pad
+        self.reconstruction_coef = reconstruction_coef
+        self.shift = resampled_shift if "resampled_shift" in literal else random_shift
+        projector = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(encoder.feature_shape), projection_dim))
+        self.predictor = nn.Sequential(
+            nn.Linear(projection_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim)
+        )
+        self.bilinear = nn.Linear(projection_dim, projection_dim, bias=False)
+        n_channels, height, _ = observation_shape
+        scale = math.ceil(height / encoder.feature_shape[1])  # 1 where f keeps the resolution, as in the paper
+        self.reconstruction = nn.Sequential(
+            nn.Conv2d(encoder.feature_shape[0], n_channels * scale**2, 3, padding=1),
+            nn.PixelShuffle(scale),
+            ResidualBlock(n_channels, n_channels),
+            ResidualBlock(n_channels, n_channels),
+        )
+        for module in (projector, self.predictor, self.bilinear, self.reconstruction):
+            module.apply(orthogonal_init)
+        self.reconstruction.requires_grad_("frozen_reconstruction" not in literal)
+        self.online = nn.Sequential(encoder, projector)
+        self.target = deepcopy(self.online).requires_grad_(False)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """
+        :param observations: (B, n_history + 1, C, H, W) in [-0.5, 0.5]; the first frame of each window is used
+        :return: loss, a scalar
+        """
+        views = self.shift(observations[:, 0], self.pad), self.shift(observations[:, 0], self.pad)
+        encoder, projector = self.online
+        features = encoder(views[0])
+        predictions = self.predictor(projector(features))  # (B, projection_dim)
+        with th.no_grad():
+            targets = self.target(views[1])
+        logits = predictions @ self.bilinear(targets).T  # (B, B), positives on the diagonal
+        loss = F.cross_entropy(logits - logits.max(1, keepdim=True).values, th.arange(len(logits), device=logits.device))
+        if self.reconstruction_coef:
+            height, width = views[0].shape[-2:]
+            reconstructions = self.reconstruction(features)[..., :height, :width]
+            loss = loss + self.reconstruction_coef * F.mse_loss(reconstructions, views[0])
+        return loss
+
+    def update_target(self, tau: float) -> None:
+        polyak_update(self.online.parameters(), self.target.parameters(), tau)

@@ -1,0 +1,103 @@
+"""Vector quantizer with moving averages (VQ-VAE: van den Oord et al. 2017, appendix A.1), as LAPO and BCV-LR use it."""
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+
+def straight_through(z: th.Tensor, z_q: th.Tensor) -> th.Tensor:
+    """Forward ``z_q``, backward identity (VQ-VAE, Sec. 3.2)."""
+    return z + (z_q - z).detach()
+
+
+class VectorQuantizer(nn.Module):
+    """
+    Replaces the parts of a latent action by their nearest codes: ``quantized, indices, commitment_loss = quantizer(z)``.
+
+    A latent action is ``n_codebooks`` groups of ``n_latents`` vectors of size ``code_dim``; the vectors of a group share
+    a codebook. Entry ``(codebook * code_dim + dim) * n_latents + latent`` of the flat vector is their layout (authors' models.py).
+    In training mode the codes follow the vectors given to them, and a code that nearly nothing is given to is moved
+    onto a vector of the batch, unless ``revive_codes`` is False.
+
+    :param n_codebooks: groups
+    :param codebook_size: codes in each codebook
+    :param code_dim: size of a code
+    :param n_latents: vectors in a group
+    :param decay: of the moving averages
+    :param revive_codes: start the codes from the first batch and move unused ones (ours)
+    :param zero_counts: the authors' start: counts of 0 beside sums of 1 code each, so that the first step blows the codes up
+    """
+
+    codes: th.Tensor
+    counts: th.Tensor
+    sums: th.Tensor
+
+    def __init__(
+        self,
+        n_codebooks: int = 2,
+        codebook_size: int = 64,
+        code_dim: int = 16,
+        n_latents: int = 4,
+        decay: float = 0.999,
+        revive_codes: bool = False,
+        zero_counts: bool = False,
+    ):
+        super().__init__()
+        self.n_codebooks, self.codebook_size, self.code_dim, self.n_latents = n_codebooks, codebook_size, code_dim, n_latents
+        self.latent_dim = n_codebooks * code_dim * n_latents
+        self.decay = decay
+        self.revive_codes = revive_codes
+        codes = (2 * th.rand(n_codebooks, codebook_size, code_dim) - 1) * 5 / codebook_size
+        self.register_buffer("codes", codes)
+        start = 0.0 if revive_codes else 1.0  # at 0, every code is moved onto a vector of the first batch
+        self.register_buffer("counts", th.full((n_codebooks, codebook_size), 0.0 if zero_counts else start))
+        self.register_buffer("sums", start * codes)
+
+    def forward(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        :param z: (B, latent_dim)
+        :return: quantized latent actions (B, latent_dim) with the gradient of ``z``, the chosen codes
+            (B, n_codebooks, n_latents), and the mean squared distance that ``z`` keeps from them
+        """
+        vectors = z.view(-1, self.n_codebooks, self.code_dim, self.n_latents).permute(1, 0, 3, 2)
+        flat = vectors.reshape(self.n_codebooks, -1, self.code_dim)  # (codebooks, B * latents, dim)
+        with th.no_grad():
+            indices = th.cdist(flat, self.codes, compute_mode="use_mm_for_euclid_dist").argmin(-1)
+            chosen = th.gather(self.codes, 1, indices[..., None].expand(-1, -1, self.code_dim))
+            if self.training:
+                self._follow(flat, indices)
+        z_q = chosen.view_as(vectors).permute(1, 0, 3, 2).reshape(z.shape)
+        indices = indices.view(self.n_codebooks, -1, self.n_latents).transpose(0, 1)
+        return straight_through(z, z_q), indices, F.mse_loss(z, z_q)
+
+    def _follow(self, vectors: th.Tensor, indices: th.Tensor) -> None:
+        """Move each code to the average of its vectors, exponentially forgetting, with Laplace-smoothed counts."""
+        chosen = F.one_hot(indices, self.codebook_size).to(vectors.dtype)  # (codebooks, N, codes)
+        self.counts.lerp_(chosen.sum(1), 1 - self.decay)
+        self.sums.lerp_(chosen.transpose(1, 2) @ vectors, 1 - self.decay)
+        total = self.counts.sum(-1, keepdim=True)
+        smoothed = (self.counts + 1e-5) / (total + self.codebook_size * 1e-5) * total
+        self.codes.copy_(self.sums / smoothed[..., None])
+        if self.revive_codes:
+            self._revive(vectors)
+
+    def _revive(self, vectors: th.Tensor) -> None:
+        """Put the codes that hold under 1 % of an equal share of the vectors onto vectors drawn from the batch."""
+        share = vectors.shape[1] / self.codebook_size
+        unused = self.counts < 0.01 * share
+        draws = th.randint(vectors.shape[1], unused.shape, device=vectors.device)
+        candidates = th.gather(vectors, 1, draws[..., None].expand(-1, -1, self.code_dim))
+        self.codes.copy_(th.where(unused[..., None], candidates, self.codes))
+        # A tenth of an equal share gives the moved code some ten time constants' grace to win vectors of its own.
+        self.counts.copy_(th.where(unused, 0.1 * share, self.counts))
+        self.sums.copy_(th.where(unused[..., None], 0.1 * share * candidates, self.sums))
+
+
+def perplexity(indices: th.Tensor, codebook_size: int) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param indices: (B, n_codebooks, n_latents)
+    :return: share of the codes that are used at all, and the perplexity summed over codebooks (at most n_codebooks * codebook_size)
+    """
+    use = F.one_hot(indices, codebook_size).float().mean(dim=(0, 2))  # (codebooks, codes)
+    entropy = -(use * (use + 1e-10).log()).sum(-1)
+    return (use > 0).float().mean(), entropy.exp().sum()

@@ -1,0 +1,177 @@
+"""What every algorithm that learns from videos shares: the videos, ``pretrain`` before ``learn``, save hooks."""
+
+from collections.abc import Collection, Iterator
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import configure_logger
+from tqdm import tqdm
+
+from sb3_bcvlr.common.video_dataset import VideoDataset
+from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
+
+SelfVideoImitation = TypeVar("SelfVideoImitation", bound="VideoImitationAlgorithm")
+
+
+class VideoImitationAlgorithm(OffPolicyAlgorithm):
+    """
+    An SB3 algorithm that learns from expert videos beside its replay buffer, without rewards and without expert actions.
+
+    :param env: a VecEnv, a Gymnasium environment or its id, observing uint8 images; None for a model that is to be loaded
+    :param videos: a ``VideoDataset`` or anything that it takes; None for a model that only predicts
+    :param policy: class or alias
+    :param n_history: frames before o_t+1 in the windows of videos and replay
+    :param rollout_steps: environment steps, of all environments together, between two calls of ``train``
+    :param train_freq: the same in SB3's way, counted in each environment; overrules ``rollout_steps``
+    :param literal: names of the authors' literal behaviours, out of ``literal_choices``
+    :param kwargs: go to ``OffPolicyAlgorithm``
+    :raises ValueError: observations are no images, actions not discrete, a name in ``literal`` unknown
+    """
+
+    literal_choices: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        env: Any,
+        videos: Any,
+        policy: Any,
+        n_history: int,
+        rollout_steps: int,
+        train_freq: Any,
+        literal: Collection[str],
+        **kwargs: Any,
+    ):
+        super().__init__(
+            policy=policy,
+            env=env,
+            train_freq=train_freq,
+            replay_buffer_class=WindowReplayBuffer,
+            support_multi_env=True,
+            sde_support=False,
+            **kwargs,
+        )
+        self.videos = videos
+        self.n_history = n_history
+        self.rollout_steps = rollout_steps if train_freq is None else None
+        self.literal = frozenset(literal)
+        self.pretrained = False
+        if unknown := self.literal - self.literal_choices:
+            raise ValueError(f"literal: {sorted(unknown)} is not known; choose from {sorted(self.literal_choices)}.")
+
+    def _setup_model(self) -> None:
+        _check_spaces(self.observation_space, self.action_space)
+        if self.rollout_steps is not None:
+            self.train_freq = max(1, self.rollout_steps // self.n_envs)
+        self.policy_kwargs = {**self.policy_kwargs, "n_history": self.n_history, "literal": self.literal}
+        self.replay_buffer_kwargs = {
+            "n_history": self.n_history,
+            "cross_episodes": "cross_episodes" in self.literal,
+            "seed": self.seed,
+        }
+        super()._setup_model()
+        self._setup_videos()
+
+    def _setup_videos(self) -> None:
+        """Make a dataset of ``videos`` that gives what the environment gives, or check the one that was given."""
+        if self.videos is None:
+            return
+        channels, height, width = self.observation_space.shape
+        if not isinstance(self.videos, VideoDataset):
+            self.videos = VideoDataset(
+                self.videos,
+                image_size=(height, width),
+                grayscale=channels % 3 != 0,
+                n_stack=channels if channels % 3 != 0 else channels // 3,
+                n_history=self.n_history,
+                cross_episodes="cross_episodes" in self.literal,
+                seed=self.seed,
+            )
+        if self.videos.observation_shape != self.observation_space.shape:
+            raise ValueError(
+                f"The videos have shape {self.videos.observation_shape} but the environment gives {self.observation_space.shape} "
+                "(channels, height, width): match them with VideoDataset(..., image_size=, grayscale=, n_stack=)."
+            )
+        if self.videos.n_history != self.n_history:
+            raise ValueError(
+                f"The videos are cut with n_history={self.videos.n_history}, the model expects n_history={self.n_history}: "
+                f"pass VideoDataset(..., n_history={self.n_history}) or n_history={self.videos.n_history} to the model."
+            )
+        self.videos.to(self.device)
+
+    def pretrain(self: SelfVideoImitation, progress_bar: bool = False) -> SelfVideoImitation:
+        """Offline stage: learn from the videos alone. ``learn`` calls it when it has not been done."""
+        raise NotImplementedError()
+
+    def learn(
+        self: SelfVideoImitation,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfVideoImitation:
+        """
+        Pre-train on the videos, unless that has been done, then learn online. Called again, it goes on from what it knows.
+
+        :raises ValueError: the model has no videos, or no environment
+        """
+        if self.env is None:
+            raise ValueError(f"There is no environment to learn in: `{type(self).__name__}.load(path, env=env)` or `set_env(env)`.")
+        self._require_videos()
+        if not self.pretrained:
+            self.pretrain(progress_bar=progress_bar)
+        tb_log_name = tb_log_name or type(self).__name__
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _require_videos(self) -> None:
+        if self.videos is None:
+            name = type(self).__name__
+            raise ValueError(
+                f"There are no videos to learn from: `{name}(env, videos=...)` or `{name}.load(path, env=env, videos=...)`. "
+                "They are never saved with a model."
+            )
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # Random steps are for an action decoder that knows nothing yet, not for every call of learn().
+        return super()._sample_action(0 if self._n_updates else learning_starts, action_noise, n_envs)
+
+    def _pretraining_steps(self, n_steps: int, stage: str, progress_bar: bool) -> Iterator[int]:
+        """Count the gradient steps of a stage under a progress bar of its own."""
+        return iter(tqdm(range(n_steps), desc=f"{stage:>14}", unit="step", disable=not progress_bar, dynamic_ncols=True))
+
+    def _start_pretraining_log(self) -> None:
+        """A run of its own, since its axis is gradient steps and not environment steps."""
+        if not self._custom_logger:
+            name = f"{type(self).__name__}_pretrain"
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, name, reset_num_timesteps=True)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "videos"]
+
+
+def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    if not is_image_space(observation_space):
+        raise ValueError(
+            f"The environment observes {observation_space}, expected images: a Box of shape (H, W, C) or (C, H, W) and dtype "
+            "uint8 from 0 to 255. gymnasium.wrappers.AddRenderObservation makes them of what the environment renders."
+        )
+    if not isinstance(action_space, spaces.Discrete):
+        raise ValueError(f"The environment acts in {action_space}, expected Discrete: other actions are not supported yet.")
+
+
+def optimize(optimizer: th.optim.Optimizer, loss: th.Tensor, max_grad_norm: float | None = None) -> None:
+    """One gradient step."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if max_grad_norm is not None:
+        th.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], max_grad_norm)
+    optimizer.step()

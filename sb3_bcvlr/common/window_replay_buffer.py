@@ -1,0 +1,120 @@
+"""Replay buffer that keeps each frame once and cuts windows on sampling."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
+
+class WindowSamples(NamedTuple):
+    frames: th.Tensor  # (batch_size, n_history + 1, C, H, W) uint8, the last is o_t+1
+    actions: th.Tensor  # (batch_size, 1) or (batch_size, action_dim), a_t
+
+
+class WindowReplayBuffer(ReplayBuffer):
+    """
+    Windows of consecutive frames of one episode of one environment, with the action that led to the last frame.
+
+    The step into an episode's last frame gives no window: many simulators (Procgen among them) never render that frame, and
+    storing it would cost a second copy of all others. Before an episode's start its first frame is repeated.
+    Rewards are not stored. Parameters are those of SB3's ``ReplayBuffer``, and:
+
+    :param n_history: frames before o_t+1 in a window
+    :param cross_episodes: as the authors do, cut windows without looking at where episodes end
+    :param seed: of the buffer's own random generator
+    :raises ValueError: ``optimize_memory_usage`` is asked for (this buffer has its own way)
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        n_history: int = 2,
+        cross_episodes: bool = False,
+        seed: int | None = None,
+    ):
+        if optimize_memory_usage:
+            raise ValueError("optimize_memory_usage=True is not needed: this replay buffer keeps every frame once. Leave it out.")
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        self.buffer_size = max(buffer_size // n_envs, n_history + 1)
+        self.n_history = n_history
+        self.cross_episodes = cross_episodes
+        self.handle_timeout_termination = False  # SB3 asks for it when it loads a buffer
+        shape = (self.buffer_size, n_envs)
+        self.observations = np.zeros((*shape, *self.obs_shape), observation_space.dtype)
+        self.actions = np.zeros((*shape, self.action_dim), self._maybe_cast_dtype(action_space.dtype))
+        self.ends = np.ones(shape, bool)  # the next row holds another episode
+        self._next_observations: np.ndarray | None = None
+        self._windows: np.ndarray | None = None  # flat indices of legal windows, found at the first sample after an add
+        self._rng = np.random.default_rng(seed)
+
+    def add(
+        self,
+        obs: np.ndarray,
+        next_obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        if self._next_observations is not None:  # episodes also break where the environment was reset from outside
+            same = (self._next_observations == obs).reshape(self.n_envs, -1).all(1)
+            self.ends[self.pos - 1] |= ~same
+        self._next_observations = np.array(next_obs)
+        self.observations[self.pos] = obs
+        self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
+        self.ends[self.pos] = done
+        self._windows = None
+        self.pos += 1
+        if self.pos == self.buffer_size:
+            self.full = True
+            self.pos = 0
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> WindowSamples:  # type: ignore[override]
+        """
+        :raises ValueError: there is no window yet
+        """
+        if self._windows is None:
+            self._windows, self._starts = self._find_windows()
+        if len(self._windows) == 0:
+            raise ValueError(
+                f"The replay buffer holds {self.size()} steps of each environment and not one window of {self.n_history + 1} "
+                "frames of one episode: collect more steps before training (`learning_starts`, `train_freq`)."
+            )
+        ages, envs = np.divmod(self._rng.choice(self._windows, batch_size), self.n_envs)
+        steps = np.arange(1 - self.n_history, 2)  # from o_t-n_history+1 to o_t+1
+        rows = np.maximum(ages[:, None] + steps, self._starts[ages, envs][:, None])
+        rows, envs = (rows + self._oldest) % self.buffer_size, envs[:, None]
+        frames = self.observations[rows, envs]
+        actions = self.actions[rows[:, -2], envs[:, 0]]
+        return WindowSamples(self.to_torch(frames, copy=False), self.to_torch(actions, copy=False))
+
+    @property
+    def _oldest(self) -> int:
+        return self.pos if self.full else 0
+
+    def _find_windows(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Rows are counted by age, the oldest first.
+
+        :return: flat indices ``age * n_envs + env`` of each legal o_t, and (size, n_envs) the age at which its episode starts
+        """
+        size = self.size()
+        ends = np.roll(self.ends, -self._oldest, axis=0)[:size]
+        if self.cross_episodes:
+            ends = np.zeros_like(ends)
+        ages = np.arange(size)[:, None]
+        starts = np.zeros_like(ends, dtype=np.int64)
+        starts[1:] = np.maximum.accumulate(np.where(ends[:-1], ages[1:], 0), axis=0)
+        legal = ~ends
+        legal[-1] = False  # o_t+1 is still to come
+        if self.full:  # what came before the oldest row is overwritten, not repeated
+            legal[: self.n_history - 1] = False
+        return np.flatnonzero(legal), starts

@@ -1,0 +1,49 @@
+"""The ``paper`` presets of BCV-LR. [D] is the official Procgen code (BCV-LR-discrete), which the paper's tables come from."""
+
+from typing import Any
+
+PROCGEN: dict[str, Any] = dict(
+    learning_rate=2e-4,  # [D] pi online
+    encoder_learning_rate=3e-5,  # [D]
+    dynamics_learning_rate=3e-4,  # [D]
+    imitation_learning_rate=2e-4,  # [D] pi offline
+    idm_learning_rate=2e-5,  # [D] p online
+    action_decoder_learning_rate=1e-3,  # [D]
+    n_history=2,  # [D] one frame before o_t
+    buffer_size=20_000,  # [D]
+    learning_starts=4_095,  # [D] 64 random steps in each of 64 environments; SB3 trains when more than this have been made
+    rollout_steps=4_096,  # [D] 64 x 64
+    pretrain_encoder_steps=20_000,  # [D]
+    pretrain_dynamics_steps=10_001,  # [D]
+    pretrain_imitation_steps=20_001,  # [D]; the paper's text says 60,000, its authors that 20,000 are enough
+    gradient_steps=60,  # [D] idm_times
+    imitation_steps=500,  # [D] policy_times
+    batch_size=512,  # [D] of p and d online
+    encoder_batch_size=512,  # [D]
+    dynamics_batch_size=128,  # [D]
+    imitation_batch_size=128,  # [D]
+    tau=0.05,  # [D]
+    target_update_interval=2,  # [D]
+    world_model_coef=15.0,  # [D] beta
+    commitment_coef=0.05,  # [D]
+    max_grad_norm=2.0,  # [D]
+    feature_loss_kwargs=dict(projection_dim=256, hidden_dim=512, pad=1, reconstruction_coef=0.1),  # [D] alpha 0.1
+    policy_kwargs=dict(
+        encoder_channels=(16,),  # [D] the networks: docs/modules/bcvlr.md
+        encoder_strides=(1,),
+        encoder_residual_blocks=2,
+        idm_channels=(64, 128, 128),
+        idm_hidden_dim=256,
+        quantizer_kwargs=dict(n_codebooks=2, codebook_size=64, code_dim=16, n_latents=4, decay=0.999, revive_codes=False),
+        world_model_channels=24,
+        residual_world_model=False,
+        latent_policy_channels=(64, 128, 128),
+        latent_policy_hidden_dim=256,
+        action_decoder_dims=(192, 128, 64),
+        standardize=False,
+        frame_differences=False,
+    ),
+)
+
+SUITES: dict[str, dict[str, Any]] = {"procgen": PROCGEN}
+TASKS: dict[str | None, dict[str, Any]] = {}  # what a single task changes; nothing on Procgen
