@@ -2,6 +2,7 @@
 PYTHON ?= python3
 GAME ?= fruitbot
 VIDEOS ?= data/$(GAME)
+EXPERTS ?= ../shared/experts
 EPISODES ?= 64
 STEPS ?= 100000
 # PyTorch's own index of CPU builds, asked only where pip's usual sources have none (PyPI's build brings gigabytes of CUDA).
@@ -23,8 +24,8 @@ install: .venv/installed
 quickstart: install  ## learn the foraging world from the videos in examples/videos
 	$(RUN) examples/quickstart.py
 
-procgen: install  ## learn a Procgen game from the videos in $(VIDEOS)
-	$(RUN) examples/train_procgen.py $(GAME) --videos $(VIDEOS) --steps $(STEPS)
+procgen: install  ## learn a Procgen game from the videos in $(VIDEOS), recorded by $(EXPERTS)/record.py where there are none
+	$(RUN) examples/train_procgen.py $(GAME) --videos $(VIDEOS) --experts $(EXPERTS) --episodes $(EPISODES) --steps $(STEPS)
 
 test: install  ## the fast suite
 	$(RUN) -m pytest --cov=sb3_bcvlr --cov-report=term-missing --cov-fail-under=90

@@ -100,14 +100,14 @@ class BCVLR(VideoImitationAlgorithm):
         rollout_steps: int = 2_000,
         train_freq: int | tuple[int, str] | None = None,
         pretrain_encoder_steps: int = 300,
-        pretrain_dynamics_steps: int = 1_500,
+        pretrain_dynamics_steps: int = 800,
         pretrain_imitation_steps: int = 1_000,
         gradient_steps: int = 50,
-        imitation_steps: int = 250,
-        batch_size: int = 128,
-        encoder_batch_size: int = 128,
-        dynamics_batch_size: int = 128,
-        imitation_batch_size: int = 128,
+        imitation_steps: int = 200,
+        batch_size: int = 64,
+        encoder_batch_size: int = 64,
+        dynamics_batch_size: int = 64,
+        imitation_batch_size: int = 64,
         tau: float = 0.05,
         target_update_interval: int = 2,
         world_model_coef: float = 1.0,
@@ -173,9 +173,12 @@ class BCVLR(VideoImitationAlgorithm):
             [
                 {"params": self.policy.idm.parameters(), "lr": self.idm_learning_rate},
                 {"params": self.policy.action_decoder.parameters(), "lr": self.action_decoder_learning_rate},
-            ]
+            ],
+            fused=True,
         )
-        self.latent_policy_optimizer = th.optim.Adam(self.policy.latent_policy.parameters(), lr=self.lr_schedule(1))
+        self.latent_policy_optimizer = th.optim.Adam(
+            self.policy.latent_policy.parameters(), lr=self.lr_schedule(1), fused=True
+        )
 
     def pretrain(self, progress_bar: bool = False) -> "BCVLR":
         """
@@ -189,7 +192,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.policy.set_training_mode(True)
         self._pretrain_encoder(progress_bar)
         self._pretrain_dynamics(progress_bar)
-        optimizer = th.optim.AdamW(self.policy.latent_policy.parameters(), lr=self.imitation_learning_rate)
+        optimizer = th.optim.AdamW(self.policy.latent_policy.parameters(), lr=self.imitation_learning_rate, fused=True)
         losses = self._imitate_videos(self.pretrain_imitation_steps, optimizer, progress_bar)
         for end in range(LOG_STEPS, len(losses) + 1, LOG_STEPS):
             self.logger.record("pretrain/imitation_loss", th.stack(losses[end - LOG_STEPS : end]).mean().item())
@@ -202,7 +205,9 @@ class BCVLR(VideoImitationAlgorithm):
         shape = self.observation_space.shape
         feature_loss = self.feature_loss_class(self.policy.encoder, shape, literal=self.literal, **self.feature_loss_kwargs)
         feature_loss.to(self.device)
-        optimizer = th.optim.Adam([p for p in feature_loss.parameters() if p.requires_grad], lr=self.encoder_learning_rate)
+        optimizer = th.optim.Adam(
+            [p for p in feature_loss.parameters() if p.requires_grad], lr=self.encoder_learning_rate, fused=True
+        )
         losses = []
         for step in self._pretraining_steps(self.pretrain_encoder_steps, "encoder", progress_bar):
             videos = self.videos.sample(self.encoder_batch_size)
@@ -219,15 +224,18 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _pretrain_dynamics(self, progress_bar: bool) -> None:
         """p, its quantizer and w by the latent-action loss (L_la)."""
+        self.policy.rescale_idm(self._label_videos(self.videos.sample_indices(1024)))
         self.policy.world_model.requires_grad_(True)
         parameters = [*self.policy.idm.parameters(), *self.policy.world_model.parameters()]
-        optimizer = th.optim.AdamW(parameters, lr=self.dynamics_learning_rate)
+        optimizer = th.optim.AdamW(parameters, lr=self.dynamics_learning_rate, fused=True)
         for step in self._pretraining_steps(self.pretrain_dynamics_steps, "latent actions", progress_bar):
             videos = self.videos.sample(self.dynamics_batch_size)
             _, loss = self.policy.latent_dynamics(videos.frames, self.commitment_coef)
             optimize(optimizer, loss, self.max_grad_norm)
             if (step + 1) % LOG_STEPS == 0:
-                for name, value in self.policy.dynamics_diagnostics(self.videos.sample(self.dynamics_batch_size).frames).items():
+                for name, value in self.policy.dynamics_diagnostics(
+                    self.videos.sample(self.dynamics_batch_size).frames
+                ).items():
                     self.logger.record(f"pretrain/{name}", value)
                 self.logger.dump(self.pretrain_encoder_steps + step + 1)
         self.policy.world_model.requires_grad_(False)  # online, w tells p what is wrong and stays as it is

@@ -45,16 +45,16 @@ class BCVLRPolicy(BasePolicy):
         action_space: spaces.Space,
         lr_schedule: Schedule | None = None,
         n_history: int = 2,
-        encoder_channels: Sequence[int] = (24, 24),
+        encoder_channels: Sequence[int] = (16, 24),
         encoder_strides: Sequence[int] = (2, 2),
         encoder_residual_blocks: int = 0,
-        idm_channels: Sequence[int] = (32, 64),
-        idm_hidden_dim: int = 256,
+        idm_channels: Sequence[int] = (24, 48),
+        idm_hidden_dim: int = 128,
         quantizer_kwargs: dict[str, Any] | None = None,
         world_model_channels: int = 16,
         residual_world_model: bool = True,
-        latent_policy_channels: Sequence[int] = (32, 64),
-        latent_policy_hidden_dim: int = 256,
+        latent_policy_channels: Sequence[int] = (32, 32),
+        latent_policy_hidden_dim: int = 128,
         action_decoder_dims: Sequence[int] = (192, 128, 64),
         standardize: bool = True,
         frame_differences: bool = True,
@@ -66,7 +66,10 @@ class BCVLRPolicy(BasePolicy):
         self.frame_differences = frame_differences
         self.encoder = Encoder(observation_space.shape, encoder_channels, encoder_strides, encoder_residual_blocks)
         feature_shape = self.encoder.feature_shape
-        quantizer = VectorQuantizer(**{"zero_counts": "zero_counts" in literal, **(quantizer_kwargs or {})})
+        defaults = {"code_dim": 8, "n_latents": 1, "decay": 0.99, "revive_codes": True}
+        quantizer = VectorQuantizer(
+            **{"zero_counts": "zero_counts" in literal, **(defaults if quantizer_kwargs is None else quantizer_kwargs)}
+        )
         latent_dim = quantizer.latent_dim
         self.idm = InverseDynamicsModel(feature_shape, n_history, idm_channels, idm_hidden_dim, quantizer)
         self.world_model = WorldModel(
@@ -78,7 +81,7 @@ class BCVLRPolicy(BasePolicy):
         self.register_buffer("feature_mean", th.zeros(feature_shape[0], 1, 1))
         self.register_buffer("feature_std", th.ones(feature_shape[0], 1, 1))
         self.register_buffer("latent_mean", th.zeros(latent_dim))
-        self.register_buffer("latent_std", th.ones(latent_dim))
+        self.register_buffer("latent_std", th.ones(()))
 
     # What the paper calls s, z and their losses.
 
@@ -165,11 +168,19 @@ class BCVLRPolicy(BasePolicy):
             self.feature_mean.copy_(features.mean((0, 2, 3), keepdim=True)[0])
             self.feature_std.copy_(features.std((0, 2, 3), keepdim=True)[0] + 1e-6)
 
+    def rescale_idm(self, latent_actions: th.Tensor) -> None:
+        """Rescale p's last layer to give zero mean and unit variance where it gave these z (B, latent_dim): w would overhear a whisper."""
+        if self.standardize:
+            with th.no_grad():
+                std = latent_actions.std(0) + 1e-6
+                self.idm.head.bias.copy_((self.idm.head.bias - latent_actions.mean(0)) / std)
+                self.idm.head.weight.div_(std[:, None])
+
     def fit_latent_statistics(self, latent_actions: th.Tensor) -> None:
-        """Likewise for each dimension of z (B, latent_dim)."""
+        """Likewise for z (B, latent_dim), with one variance for all dimensions: those that hardly vary say little and stay small."""
         if self.standardize:
             self.latent_mean.copy_(latent_actions.mean(0))
-            self.latent_std.copy_(latent_actions.std(0) + 1e-6)
+            self.latent_std.copy_(latent_actions.var(0).mean().sqrt() + 1e-6)
 
     def _differences(self, features: th.Tensor) -> th.Tensor:
         """(B, n, C, H, W): the changes up to the newest map, then the newest map itself, so that it stays last."""

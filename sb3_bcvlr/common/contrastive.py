@@ -44,9 +44,7 @@ class InfoNCE(nn.Module):
         self.reconstruction_coef = reconstruction_coef
         self.shift = resampled_shift if "resampled_shift" in literal else random_shift
         projector = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(encoder.feature_shape), projection_dim))
-        self.predictor = nn.Sequential(
-            nn.Linear(projection_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim)
-        )
+        self.predictor = nn.Sequential(nn.Linear(projection_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim))
         self.bilinear = nn.Linear(projection_dim, projection_dim, bias=False)
         n_channels, height, _ = observation_shape
         scale = math.ceil(height / encoder.feature_shape[1])  # 1 where f keeps the resolution, as in the paper

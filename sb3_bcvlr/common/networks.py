@@ -83,7 +83,12 @@ class InverseDynamicsModel(nn.Module):
     """
 
     def __init__(
-        self, feature_shape: Sequence[int], n_history: int, channels: Sequence[int], hidden_dim: int, quantizer: VectorQuantizer
+        self,
+        feature_shape: Sequence[int],
+        n_history: int,
+        channels: Sequence[int],
+        hidden_dim: int,
+        quantizer: VectorQuantizer,
     ):
         super().__init__()
         n_channels, height, width = feature_shape

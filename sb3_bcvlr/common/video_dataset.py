@@ -159,6 +159,10 @@ class VideoDataset:
         """Only o_t of those windows, the last but one observation: uint8 ``(batch_size, n_stack * C, H, W)``."""
         return self._gather(indices, np.ones(1, dtype=np.int64))[:, 0]
 
+    def frame_numbers(self, indices: np.ndarray) -> np.ndarray:
+        """Where o_t of those windows stands among all frames of the videos: for diagnostics, where labels of frames are known."""
+        return self._window_ends[indices] - 1
+
     def sample(self, batch_size: int) -> VideoSamples:
         """``batch_size`` windows drawn uniformly."""
         return self.windows(self.sample_indices(batch_size))

@@ -123,7 +123,9 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         :raises ValueError: the model has no videos, or no environment
         """
         if self.env is None:
-            raise ValueError(f"There is no environment to learn in: `{type(self).__name__}.load(path, env=env)` or `set_env(env)`.")
+            raise ValueError(
+                f"There is no environment to learn in: `{type(self).__name__}.load(path, env=env)` or `set_env(env)`."
+            )
         self._require_videos()
         if not self.pretrained:
             self.pretrain(progress_bar=progress_bar)
@@ -146,7 +148,10 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
 
     def _pretraining_steps(self, n_steps: int, stage: str, progress_bar: bool) -> Iterator[int]:
         """Count the gradient steps of a stage under a progress bar of its own."""
-        return iter(tqdm(range(n_steps), desc=f"{stage:>14}", unit="step", disable=not progress_bar, dynamic_ncols=True))
+        bar = tqdm(
+            range(n_steps), desc=f"{stage:>14}", unit="step", disable=not progress_bar, dynamic_ncols=True, mininterval=1
+        )
+        return iter(bar)
 
     def _start_pretraining_log(self) -> None:
         """A run of its own, since its axis is gradient steps and not environment steps."""

@@ -41,7 +41,9 @@ class WindowReplayBuffer(ReplayBuffer):
         seed: int | None = None,
     ):
         if optimize_memory_usage:
-            raise ValueError("optimize_memory_usage=True is not needed: this replay buffer keeps every frame once. Leave it out.")
+            raise ValueError(
+                "optimize_memory_usage=True is not needed: this replay buffer keeps every frame once. Leave it out."
+            )
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.buffer_size = max(buffer_size // n_envs, n_history + 1)
         self.n_history = n_history

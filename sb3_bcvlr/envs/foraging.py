@@ -7,10 +7,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-CELL = 2  # pixels that a move shifts the forager: half its width, plain to see between two frames
-N_CELLS = 15  # positions along each side; sprites are 2 cells wide, so the picture has (15 + 1) * 2 = 32 pixels
+CELL = 4  # pixels that a move shifts the forager: half its width, plain to see between two frames
+N_CELLS = 7  # positions along each side; sprites are 2 cells wide, so the picture has (7 + 1) * 4 = 32 pixels
 SPRITE = 2 * CELL
-MOVES = np.array([(0, 0), (0, -1), (0, 1), (-1, 0), (1, 0)])  # (rows, columns): stay, left, right, up, down
+MOVES = np.array([(0, -1), (0, 1), (-1, 0), (1, 0)])  # (rows, columns): left, right, up, down
 
 
 def _sprite(color: tuple[int, int, int], radius: float) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +20,7 @@ def _sprite(color: tuple[int, int, int], radius: float) -> tuple[np.ndarray, np.
     return mask, np.broadcast_to(np.array(color, np.uint8), mask.shape)
 
 
-FORAGER, FRUIT, THORN = _sprite((245, 245, 245), 2.2), _sprite((230, 40, 40), 2.2), _sprite((150, 40, 200), 2.2)
+FORAGER, FRUIT, THORN = _sprite((245, 245, 245), 3.6), _sprite((230, 40, 40), 3.2), _sprite((150, 40, 200), 3.9)
 
 
 class ForagingEnv(gym.Env[np.ndarray, np.int64]):
@@ -28,8 +28,8 @@ class ForagingEnv(gym.Env[np.ndarray, np.int64]):
     Walk to the red fruit (+1), which then grows elsewhere, and keep off the purple thorns (-0.25 for each step on one).
 
     Every episode is another level: ground, thorns and fruit are drawn anew, so that nothing can be learned by heart.
-    Observations are pictures (32, 32, 3) uint8; the actions are stay, left, right, up, down; an episode is truncated after
-    ``episode_length`` steps. The expert eats a fruit every 10 steps.
+    Observations are pictures (32, 32, 3) uint8; the actions are left, right, up, down; an episode is truncated after
+    ``episode_length`` steps. The expert eats a fruit every 4 steps.
 
     :param episode_length: steps of an episode
     :param n_thorns: patches of thorns in a level
@@ -38,7 +38,7 @@ class ForagingEnv(gym.Env[np.ndarray, np.int64]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
-    def __init__(self, episode_length: int = 60, n_thorns: int = 6, render_mode: str | None = None):
+    def __init__(self, episode_length: int = 60, n_thorns: int = 2, render_mode: str | None = None):
         self.observation_space = spaces.Box(0, 255, (CELL * (N_CELLS + 1),) * 2 + (3,), np.uint8)
         self.action_space = spaces.Discrete(len(MOVES))
         self.episode_length = episode_length
@@ -49,10 +49,7 @@ class ForagingEnv(gym.Env[np.ndarray, np.int64]):
         super().reset(seed=seed)
         self.steps = 0
         self.forager = np.array((-N_CELLS, -N_CELLS))  # nowhere yet, so that it keeps no cell from being free
-        self.thorns = self.np_random.integers(N_CELLS, size=(self.n_thorns, 2))
-        # Sprites are two cells wide: whoever is less than two cells away in both directions overlaps.
-        offsets = np.abs(np.indices((N_CELLS, N_CELLS)).transpose(1, 2, 0)[:, :, None] - self.thorns)
-        self.thorny = (offsets < 2).all(-1).any(-1)  # (N_CELLS, N_CELLS)
+        self._grow_thorns()
         self.forager = self._free_cell()
         self._grow_fruit()
         self._ground = self._draw_ground()
@@ -73,31 +70,39 @@ class ForagingEnv(gym.Env[np.ndarray, np.int64]):
     def expert_action(self) -> int:
         """First move of a shortest way to the fruit that keeps off the thorns, the longer axis first."""
         if self._distances is None:
-            self._distances = self._distances_to_fruit()
+            self._distances = self._distances_from(tuple(self.fruit))
         gap = self.fruit - self.forager
         along = 0 if abs(gap[0]) > abs(gap[1]) else 1
-        preference = np.zeros(len(MOVES))
-        preference[1:] = [(move @ gap > 0) + (move[along] != 0) for move in MOVES[1:]]
         cells = self.forager + MOVES
         inside = ((cells >= 0) & (cells < N_CELLS)).all(1)
         costs = [self._distances[tuple(cell)] if ok else np.inf for cell, ok in zip(cells, inside, strict=True)]
-        return int(np.lexsort((-preference, costs))[0])
+        return int(np.lexsort((MOVES[:, along] == 0, costs))[0])
 
-    def _distances_to_fruit(self) -> np.ndarray:
-        """(N_CELLS, N_CELLS) steps to the fruit's own cell without touching thorns, breadth first; infinite if there is no way."""
+    def _distances_from(self, start: tuple[int, ...]) -> np.ndarray:
+        """(N_CELLS, N_CELLS) steps to each cell without touching thorns, breadth first; infinite if there is no way."""
         distances = np.full((N_CELLS, N_CELLS), np.inf)
-        start = tuple(self.fruit)
         distances[start] = 0
         queue = deque([start])
         while queue:
             cell = queue.popleft()
-            for move in MOVES[1:]:
+            for move in MOVES:
                 near = (cell[0] + move[0], cell[1] + move[1])
                 inside = 0 <= near[0] < N_CELLS and 0 <= near[1] < N_CELLS
                 if inside and not self.thorny[near] and distances[near] == np.inf:
                     distances[near] = distances[cell] + 1
                     queue.append(near)
         return distances
+
+    def _grow_thorns(self) -> None:
+        """Draw thorns until every free cell can be reached from every other."""
+        connected = False
+        while not connected:
+            self.thorns = self.np_random.integers(N_CELLS, size=(self.n_thorns, 2))
+            # Sprites are two cells wide: whoever is less than two cells away in both directions overlaps.
+            offsets = np.abs(np.indices((N_CELLS, N_CELLS)).transpose(1, 2, 0)[:, :, None] - self.thorns)
+            self.thorny = (offsets < 2).all(-1).any(-1)  # (N_CELLS, N_CELLS)
+            free = np.argwhere(~self.thorny)
+            connected = len(free) > 0 and np.isfinite(self._distances_from(tuple(free[0]))[~self.thorny]).all()
 
     def _grow_fruit(self) -> None:
         self.fruit = self._free_cell()

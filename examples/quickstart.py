@@ -1,0 +1,191 @@
+"""
+Learn a policy from videos, judge it and show it: the foraging world from the videos beside this file.
+
+    python examples/quickstart.py            # everything ends up in outputs/quickstart/
+
+``run`` is the whole of it and takes any environment; ``train_procgen.py`` calls it for Procgen.
+"""
+
+import argparse
+import csv
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
+import numpy as np
+from matplotlib.figure import Figure
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_bcvlr import BCVLR, VideoDataset
+from sb3_bcvlr.common.video_io import read_video, write_video
+
+VIDEOS = Path(__file__).parent / "videos" / "foraging"
+EVAL_SEED = 1_000_000  # levels of the evaluation, apart from those of training and of the videos
+
+
+class RandomPolicy:
+    """Random actions behind the one method that ``evaluate_policy`` calls."""
+
+    def __init__(self, env: VecEnv):
+        env.action_space.seed(0)
+        self.env = env
+
+    def predict(self, observations: np.ndarray, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
+        return np.array([self.env.action_space.sample() for _ in observations]), None
+
+
+class LearningCurve(BaseCallback):
+    """Mean return of the training episodes that end between two updates, against environment steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: list[tuple[int, float]] = []
+        self._returns: list[float] = []
+
+    def _on_step(self) -> bool:
+        self._returns += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self._returns:
+            self.points.append((self.num_timesteps, float(np.mean(self._returns))))
+            self._returns = []
+
+
+def run(
+    make_env: Callable[[int, int], VecEnv],
+    videos: Path,
+    out: Path,
+    steps: int,
+    n_envs: int,
+    n_eval_episodes: int,
+    seed: int,
+    **model_kwargs: Any,
+) -> dict[str, float]:
+    """
+    Pre-train, learn online, evaluate; write ``model.zip``, ``summary.json``, ``learning_curve.png/.csv`` and ``side_by_side.mp4``.
+
+    :param make_env: called with the number of environments and a seed
+    :param videos: a folder of expert videos with its ``episodes.csv`` (file, length, return)
+    :param n_eval_episodes: fresh episodes of an evaluation, as many in each of at most 64 environments
+    :return: what ``summary.json`` holds
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open(videos / "episodes.csv") as file:
+        video_return = float(np.mean([float(row["return"]) for row in csv.DictReader(file)]))
+    env = make_env(n_envs, seed)
+    eval_env = make_env(min(64, n_eval_episodes), EVAL_SEED + seed)
+    seconds = {}
+
+    def timed(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*args, **kwargs)
+        seconds[stage] = time.perf_counter() - start
+        return result
+
+    def evaluate(policy: Any, deterministic: bool = False) -> tuple[float, float]:
+        returns, _ = evaluate_policy(policy, eval_env, n_eval_episodes, deterministic, return_episode_rewards=True)
+        return float(np.mean(returns)), float(np.std(returns, ddof=1) / len(returns) ** 0.5)
+
+    channels, height, width = np.moveaxis(
+        np.empty(env.observation_space.shape), np.argmin(env.observation_space.shape), 0
+    ).shape
+    dataset = timed("decode", VideoDataset, videos, image_size=(height, width), on_error="skip", seed=seed)
+    print(
+        f"{dataset.n_episodes} videos, {dataset.n_frames} frames of {channels}x{height}x{width}, mean return {video_return:.2f}"
+    )
+    model = BCVLR(env, videos=dataset, seed=seed, **model_kwargs)
+    curve = LearningCurve()
+    random_return, _ = timed("random play", evaluate, RandomPolicy(eval_env))
+    timed("pre-train", model.pretrain, progress_bar=True)
+    timed("learn online", model.learn, steps, callback=curve, progress_bar=True)
+    policy_return, policy_return_stderr = timed("evaluate", evaluate, model)
+    greedy_return, greedy_return_stderr = timed("evaluate greedy", evaluate, model, deterministic=True)
+
+    summary = {
+        "random_return": random_return,
+        "policy_return": policy_return,
+        "policy_return_stderr": policy_return_stderr,
+        "greedy_return": greedy_return,
+        "greedy_return_stderr": greedy_return_stderr,
+        "video_return": video_return,
+        "env_steps": model.num_timesteps,
+        "seconds": sum(seconds.values()),
+    }
+    model.save(out / "model.zip")
+    (out / "summary.json").write_text(json.dumps({**summary, "seconds_per_stage": seconds, "seed": seed}, indent=2) + "\n")
+    plot(curve.points, summary, out)
+    film(model, make_env(1, EVAL_SEED + seed), read_video(next(iter(sorted(videos.glob("*.mp4"))))), out / "side_by_side.mp4")
+    print(table(summary, seconds))
+    print(f"Written to {out}/: model.zip, summary.json, learning_curve.png, side_by_side.mp4")
+    return summary
+
+
+def table(summary: dict[str, float], seconds: dict[str, float]) -> str:
+    rows = [
+        ("random play", f"{summary['random_return']:8.2f}"),
+        ("learned, sampled", f"{summary['policy_return']:8.2f} +- {summary['policy_return_stderr']:.2f}"),
+        ("learned, greedy", f"{summary['greedy_return']:8.2f} +- {summary['greedy_return_stderr']:.2f}"),
+        ("the videos", f"{summary['video_return']:8.2f}"),
+    ]
+    lines = ["", f"{'return of':<18}  mean +- standard error", *(f"{name:<18}{value}" for name, value in rows), ""]
+    lines += [f"{stage:<18}{value:8.1f} s" for stage, value in seconds.items()]
+    lines += [f"{'in all':<18}{summary['seconds']:8.1f} s, {summary['env_steps']} environment steps", ""]
+    return "\n".join(lines)
+
+
+def plot(points: list[tuple[int, float]], summary: dict[str, float], out: Path) -> None:
+    """The learning curve as a picture and as numbers."""
+    with open(out / "learning_curve.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("step", "return"), *points])
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(summary["video_return"], color="tab:green", linestyle="--", label="videos")
+    axes.axhline(summary["random_return"], color="tab:gray", linestyle=":", label="random play")
+    axes.plot(*zip(*points, strict=True), marker=".", label="training episodes")
+    axes.errorbar(
+        summary["env_steps"],
+        summary["policy_return"],
+        summary["policy_return_stderr"],
+        fmt="o",
+        label="learned policy, fresh episodes",
+    )
+    axes.set(xlabel="environment steps", ylabel="return", title="Learned from videos alone: no reward, no expert action")
+    axes.legend()
+    figure.savefig(out / "learning_curve.png", dpi=120)
+
+
+def film(model: BCVLR, env: VecEnv, expert: np.ndarray, path: Path, n_frames: int = 300) -> None:
+    """Expert on the left, the learned policy on the right, each playing a level of its own."""
+    observations, frames = env.reset(), []
+    for _ in range(n_frames):
+        frame = observations[0]
+        frames.append(frame.transpose(1, 2, 0) if frame.shape[0] in (1, 3) else frame)
+        actions, _ = model.predict(observations)
+        observations, *_ = env.step(actions)
+    left = expert[np.arange(n_frames) % len(expert)]
+    bar = np.full((n_frames, left.shape[1], 2, 3), 255, np.uint8)
+    write_video(
+        path, np.concatenate((left, bar, np.stack(frames)), axis=2), fps=10, lossless=False, scale=max(1, 256 // left.shape[1])
+    )
+
+
+def make_foraging(n_envs: int, seed: int) -> VecEnv:
+    return make_vec_env("sb3_bcvlr/Foraging-v0", n_envs=n_envs, seed=seed)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("outputs/quickstart"))
+    parser.add_argument("--steps", type=int, default=16_000, help="environment steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without-latent-actions", action="store_true", help="leave the latent-action stage out, to compare")
+    args = parser.parse_args()
+    ablation = {"pretrain_dynamics_steps": 0} if args.without_latent_actions else {}
+    run(make_foraging, VIDEOS, args.out, args.steps, n_envs=16, n_eval_episodes=128, seed=args.seed, **ablation)

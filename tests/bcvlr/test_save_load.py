@@ -1,0 +1,205 @@
+"""A saved model predicts and goes on without anything that is not in its file, which holds no video."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv
+from toys import ActionPictureEnv, equal, fake_videos, moved, picture, read, snapshot, tiny_arguments, tiny_model
+
+from sb3_bcvlr import BCVLR, VideoDataset
+
+OBSERVATIONS = np.stack([picture(action, step, 0) for action in range(3) for step in range(10)])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model().learn(30)
+
+
+@pytest.fixture(scope="module")
+def path(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "model.zip"
+    model.save(path)
+    return path
+
+
+def test_a_loaded_model_predicts_the_same_without_videos_and_env(model, path):
+    loaded = BCVLR.load(path, device="cpu")
+    assert loaded.videos is None
+    assert loaded.env is None
+    for deterministic in (True, False):
+        actions = []
+        for each in (model, loaded):
+            th.manual_seed(0)
+            actions.append(each.predict(OBSERVATIONS, deterministic=deterministic)[0].tolist())
+        assert actions[0] == actions[1]
+
+
+def test_a_loaded_model_has_all_parameters_and_statistics(model, path):
+    loaded = BCVLR.load(path, device="cpu")
+    assert equal(snapshot(loaded), snapshot(model))
+    names = snapshot(loaded).keys()
+    assert {"idm.quantizer.codes", "idm.quantizer.counts", "idm.quantizer.sums", "feature_mean", "latent_std"} <= names
+
+
+@pytest.mark.parametrize("name", ["finetune_optimizer", "latent_policy_optimizer"])
+def test_a_loaded_model_has_the_states_of_the_optimizers(model, path, name):
+    saved, loaded = (getattr(each, name).state_dict() for each in (model, BCVLR.load(path, device="cpu")))
+    assert saved["param_groups"] == loaded["param_groups"]
+    assert saved["state"].keys() == loaded["state"].keys() != set()
+    for i, state in saved["state"].items():
+        assert equal(state, loaded["state"][i])
+
+
+@pytest.mark.parametrize("name", ["num_timesteps", "_n_updates", "pretrained", "literal", "n_history", "rollout_steps"])
+def test_a_loaded_model_knows_where_it_stands(model, path, name):
+    assert getattr(BCVLR.load(path, device="cpu"), name) == getattr(model, name)
+
+
+def test_a_loaded_model_goes_on_without_pretraining(path, monkeypatch):
+    monkeypatch.setattr(BCVLR, "pretrain", None)
+    loaded = BCVLR.load(path, env=ActionPictureEnv(), videos=fake_videos(), device="cpu")
+    before = snapshot(loaded)
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 50
+    assert moved(before, snapshot(loaded)) == {"idm", "action_decoder", "latent_policy"}
+
+
+def test_a_loaded_model_makes_no_random_steps(path, monkeypatch):
+    loaded = BCVLR.load(path, env=ActionPictureEnv(), videos=fake_videos(), device="cpu")
+    monkeypatch.setattr(loaded.action_space, "sample", None)
+    loaded.learn(10)
+
+
+def test_two_resumed_runs_are_the_same(path):
+    runs = [BCVLR.load(path, env=ActionPictureEnv(), videos=fake_videos(), device="cpu").learn(20) for _ in range(2)]
+    assert equal(*map(snapshot, runs))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"), [({}, "no environment to learn in"), ({"env": ActionPictureEnv()}, "no videos to learn from")]
+)
+def test_a_loaded_model_says_what_it_lacks_to_learn(path, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        BCVLR.load(path, device="cpu", **kwargs).learn(10)
+
+
+def test_videos_that_do_not_fit_are_refused_on_loading(path):
+    with pytest.raises(ValueError, match=r"\(3, 8, 8\).*\(3, 16, 16\)"):
+        BCVLR.load(path, videos=VideoDataset(fake_videos(), image_size=8))
+
+
+@pytest.mark.xfail(strict=True, reason="requires_grad is not saved: w gathers gradients that no optimizer ever clears")
+def test_what_is_frozen_stays_frozen_after_loading(path):
+    loaded = BCVLR.load(path, env=ActionPictureEnv(), videos=fake_videos(), device="cpu").learn(10)
+    assert all(parameter.grad is None for parameter in loaded.policy.world_model.parameters())
+
+
+def test_no_video_is_in_the_file(path):
+    with zipfile.ZipFile(path) as archive:
+        tensors = {name for name in archive.namelist() if name.endswith(".pth")}
+        assert tensors - {"pytorch_variables.pth"} == {"policy.pth", "finetune_optimizer.pth", "latent_policy_optimizer.pth"}
+        data = json.loads(archive.read("data"))
+    assert not {"videos", "replay_buffer", "env", "policy", "finetune_optimizer", "latent_policy_optimizer"} & set(data)
+
+
+def test_the_file_does_not_grow_with_the_videos_or_the_replay(tmp_path):
+    sizes = []
+    for n_frames, buffer_size in ((8, 100), (400, 10_000)):
+        videos = [np.random.default_rng(0).integers(256, size=(n_frames, 16, 16, 3), dtype=np.uint8)]
+        tiny_model(videos=videos, buffer_size=buffer_size).save(tmp_path / "model.zip")
+        sizes.append((tmp_path / "model.zip").stat().st_size)
+    assert abs(sizes[1] - sizes[0]) < 1000  # the frames alone are 300 kB
+
+
+def test_get_parameters_names_policy_and_optimizers(model):
+    assert set(model.get_parameters()) == {"policy", "finetune_optimizer", "latent_policy_optimizer"}
+
+
+def test_set_parameters_carries_over_what_get_parameters_gives(model):
+    other = tiny_model(seed=5)
+    assert not equal(snapshot(other), snapshot(model))
+    other.set_parameters(model.get_parameters(), exact_match=True, device="cpu")
+    assert equal(snapshot(other), snapshot(model))
+
+
+def test_a_pretrained_model_serves_several_seeds(tmp_path):
+    pretrained = tiny_model().pretrain()
+    pretrained.save(tmp_path / "pretrained.zip")
+    runs = {}
+    for seed in (1, 2):
+        env, videos = ActionPictureEnv(), fake_videos()
+        run = BCVLR.load(tmp_path / "pretrained.zip", env=env, videos=videos, seed=seed, device="cpu")
+        assert equal(snapshot(run), snapshot(pretrained))
+        runs[seed] = snapshot(run.learn(20))
+        assert moved(snapshot(pretrained), runs[seed]) == {"idm", "action_decoder", "latent_policy"}
+    assert not equal(runs[1], runs[2])
+
+
+def test_a_model_can_be_pretrained_where_there_is_no_environment(tmp_path):
+    tiny_model().save(tmp_path / "model.zip")
+    loaded = BCVLR.load(tmp_path / "model.zip", videos=fake_videos(), device="cpu").pretrain()
+    assert loaded.pretrained
+
+
+def test_a_replay_buffer_is_saved_and_goes_on(tmp_path):
+    model = tiny_model(ActionPictureEnv(episode_length=10)).learn(30)
+    model.save(tmp_path / "model.zip")
+    model.save_replay_buffer(tmp_path / "replay.pkl")
+    env = ActionPictureEnv(episode_length=10)
+    loaded = BCVLR.load(tmp_path / "model.zip", env=env, videos=fake_videos(), device="cpu")
+    assert loaded.replay_buffer.size() == 0
+    loaded.load_replay_buffer(tmp_path / "replay.pkl")
+    assert loaded.replay_buffer.size() == 30
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.replay_buffer.size() == 50
+    samples = loaded.replay_buffer.sample(300)
+    seen = read(samples.frames)
+    assert (seen[:, -1, 0] == samples.actions[:, 0].numpy()).all()
+    assert (seen[..., 2] == seen[:, :1, 2]).all()
+    assert (seen[:, -1, 1] == seen[:, -2, 1] + 1).all()
+
+
+@pytest.mark.parametrize(("n_envs", "expected"), [(1, 10), (2, 5), (5, 2), (20, 1)])
+def test_another_number_of_environments_keeps_the_rollout_steps(path, n_envs, expected):
+    env = DummyVecEnv([ActionPictureEnv] * n_envs)
+    loaded = BCVLR.load(path, env=env, videos=fake_videos(), device="cpu")
+    assert loaded.train_freq.frequency == expected
+    assert loaded.replay_buffer.n_envs == n_envs
+    if expected > 1:  # after one step of each environment there is no window yet
+        loaded.learn(20)
+        assert loaded.num_timesteps == 20
+
+
+def test_a_train_freq_is_kept_for_another_number_of_environments(tmp_path):
+    tiny_model(train_freq=3).save(tmp_path / "model.zip")
+    loaded = BCVLR.load(tmp_path / "model.zip", env=DummyVecEnv([ActionPictureEnv] * 2), device="cpu")
+    assert loaded.train_freq.frequency == 3
+
+
+def test_rollout_steps_can_be_changed_on_loading(path):
+    assert BCVLR.load(path, env=ActionPictureEnv(), rollout_steps=7, device="cpu").train_freq.frequency == 7
+
+
+@pytest.mark.xfail(strict=True, reason="_setup_model overwrites train_freq from the saved rollout_steps")
+def test_train_freq_overrules_the_saved_rollout_steps_on_loading(path):
+    assert BCVLR.load(path, env=ActionPictureEnv(), train_freq=4, device="cpu").train_freq.frequency == 4
+
+
+@pytest.mark.xfail(strict=True, reason="_setup_model adds n_history and literal to policy_kwargs, which are then compared")
+def test_the_policy_kwargs_may_be_given_again_on_loading(path):
+    BCVLR.load(path, policy_kwargs=tiny_arguments()["policy_kwargs"], device="cpu")
+
+
+@pytest.mark.xfail(strict=True, reason="literal is only checked in __init__, which load() leaves out")
+def test_unknown_literal_behaviours_are_refused_on_loading(path):
+    with pytest.raises(ValueError, match="is not known"):
+        BCVLR.load(path, literal=["zero_count"], device="cpu")
+
+
+def test_arguments_may_be_changed_on_loading(path):
+    loaded = BCVLR.load(path, gradient_steps=9, imitation_steps=8, idm_learning_rate=0.5, device="cpu")
+    assert (loaded.gradient_steps, loaded.imitation_steps, loaded.idm_learning_rate) == (9, 8, 0.5)

@@ -1,0 +1,188 @@
+"""The networks have the paper's sizes, and do what their docstrings say."""
+
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_bcvlr import hyperparams
+from sb3_bcvlr.bcvlr import BCVLRPolicy
+from sb3_bcvlr.common.networks import (
+    ActionDecoder,
+    Encoder,
+    ImpalaCNN,
+    InverseDynamicsModel,
+    LatentPolicy,
+    ResidualBlock,
+    WorldModel,
+)
+from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
+
+
+def n_parameters(module: th.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.fixture(scope="module")
+def paper_policy():
+    preset = hyperparams.get("bcvlr", "procgen")
+    space = spaces.Box(0, 255, (3, 64, 64), "uint8")
+    return BCVLRPolicy(space, spaces.Discrete(15), n_history=preset["n_history"], **preset["policy_kwargs"])
+
+
+@pytest.mark.parametrize(
+    ("network", "n_expected"),
+    [
+        ("encoder", 9_728),
+        ("idm", 3_707_840),  # trunk 1,577,536 + 2,097,408, head 32,896
+        ("world_model", 7_825_696),
+        ("latent_policy", 3_689_408),  # the authors' 3,689,665 hold an unused value head of 257
+        ("action_decoder", 58_703),
+    ],
+)
+def test_the_paper_preset_has_the_authors_number_of_parameters(paper_policy, network, n_expected):
+    assert n_parameters(getattr(paper_policy, network)) == n_expected
+
+
+def test_the_dmcontrol_world_model_has_the_authors_number_of_parameters():
+    assert n_parameters(WorldModel((32, 32, 32), 1, 128, 24)) == 2_046_896
+
+
+def test_the_dmcontrol_idm_has_the_authors_number_of_parameters():
+    idm = InverseDynamicsModel((32, 32, 32), 1, (64, 128, 128), 256, VectorQuantizer())
+    assert n_parameters(idm) == 1_586_752 + 524_544 + 32_896 == 2_144_192
+
+
+def test_the_dmcontrol_encoder_has_the_authors_number_of_parameters():
+    encoder = Encoder((9, 64, 64), (32, 32, 32, 32), (2, 1, 1, 1), 0)
+    assert n_parameters(encoder) == 30_368
+    assert encoder.feature_shape == (32, 32, 32)
+
+
+@pytest.mark.parametrize(("n_actions", "n_expected"), [(2, 57_858), (6, 58_118), (9, 58_313), (15, 58_703)])
+def test_the_action_decoder_has_the_authors_number_of_parameters(n_actions, n_expected):
+    assert n_parameters(ActionDecoder(128, (192, 128, 64), n_actions)) == n_expected
+
+
+def test_the_paper_encoder_keeps_the_resolution(paper_policy):
+    assert paper_policy.encoder.feature_shape == (16, 64, 64)
+    assert paper_policy.encoder(th.zeros(2, 3, 64, 64)).shape == (2, 16, 64, 64)
+
+
+def test_the_paper_latent_action_has_128_numbers(paper_policy):
+    assert paper_policy.idm.quantizer.latent_dim == 128
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 17, 31), (12, 20, 10)])
+@pytest.mark.parametrize("strides", [(1,), (2, 2), (3, 1, 2)])
+def test_feature_shape_is_the_shape_of_the_features(shape, strides):
+    encoder = Encoder(shape, [4] * len(strides), strides, 1)
+    assert encoder(th.zeros(2, *shape)).shape == (2, *encoder.feature_shape)
+
+
+def test_one_stride_for_each_convolution_of_the_encoder():
+    with pytest.raises(ValueError, match="shorter"):
+        Encoder((3, 16, 16), (8, 8), (2,), 0)
+
+
+def test_no_activation_ends_the_encoder():
+    th.manual_seed(0)
+    assert (Encoder((3, 16, 16), (4, 4), (1, 2), 0)(th.randn(2, 3, 16, 16)) < 0).any()
+
+
+def test_the_encoder_starts_orthogonal_with_gain_sqrt_2_and_no_bias():
+    layer = Encoder((3, 16, 16), (4,), (1,), 0).net[0]
+    rows = layer.weight.flatten(1)
+    assert th.allclose(rows @ rows.T, 2 * th.eye(4), atol=1e-5)
+    assert not layer.bias.any()
+
+
+def test_a_residual_block_without_weights_is_the_identity():
+    block, x = ResidualBlock(4, 2), th.randn(2, 4, 5, 6)
+    th.nn.init.zeros_(block.conv2.weight)
+    th.nn.init.zeros_(block.conv2.bias)
+    assert th.equal(block(x), x)
+
+
+def test_each_impala_stage_halves_the_map():
+    network = ImpalaCNN((3, 16, 20), (4, 5), 7)
+    assert network.convolutions(th.zeros(2, 3, 16, 20)).shape == (2, 5, 4, 5)
+    assert network(th.randn(2, 3, 16, 20)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("n_history", [1, 2, 3])
+def test_the_idm_reads_all_frames_of_a_window(n_history):
+    th.manual_seed(0)
+    quantizer = VectorQuantizer(2, 8, 2, 1)
+    idm = InverseDynamicsModel((4, 8, 8), n_history, (4,), 8, quantizer)
+    features = th.randn(1, n_history + 1, 4, 8, 8, requires_grad=True)
+    latent_actions = idm(features)
+    assert latent_actions.shape == (1, quantizer.latent_dim)
+    latent_actions.sum().backward()
+    assert features.grad.flatten(2).any(-1).all()
+
+
+def test_the_latent_policy_gives_a_latent_action_for_each_feature_map():
+    assert LatentPolicy((4, 8, 9), (4, 4), 8, 6)(th.zeros(3, 4, 8, 9)).shape == (3, 6)
+
+
+def test_the_action_decoder_is_linear_where_it_ends():
+    decoder = ActionDecoder(4, (8, 6), 3)
+    assert [type(layer).__name__ for layer in decoder] == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+    assert decoder(th.zeros(5, 4)).shape == (5, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (4, 4), (5, 7), (8, 8), (9, 3), (6, 16), (1, 17)])
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_world_model_predicts_maps_of_any_size(size, residual):
+    world_model = WorldModel((3, *size), 2, 5, 4, residual)
+    assert world_model(th.randn(2, 2, 3, *size), th.randn(2, 5)).shape == (2, 3, *size)
+
+
+@pytest.mark.parametrize(("side", "n_levels"), [(64, 5), (32, 4), (33, 5), (16, 3), (8, 2), (4, 1), (2, 1)])
+def test_the_world_model_goes_down_to_two_by_two(side, n_levels):
+    assert len(WorldModel((1, side, side), 1, 1, 2).down_blocks) == n_levels
+
+
+def test_padding_inside_the_world_model_changes_no_map_of_a_power_of_two():
+    assert WorldModel((3, 16, 16), 2, 5, 4).padding == (0, 0, 0, 0)
+    assert WorldModel((3, 10, 16), 2, 5, 4).padding == (0, 0, 0, 6)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 7)])
+def test_a_residual_world_model_copies_the_newest_frame_at_its_start(size):
+    past = th.randn(2, 3, 4, *size)
+    assert th.equal(WorldModel((4, *size), 3, 5, 4, residual=True)(past, th.randn(2, 5)), past[:, -1])
+
+
+def test_a_world_model_that_is_not_residual_does_not_copy():
+    past = th.randn(2, 3, 4, 8, 8)
+    assert not th.allclose(WorldModel((4, 8, 8), 3, 5, 4)(past, th.randn(2, 5)), past[:, -1], atol=0.1)
+
+
+@pytest.mark.parametrize(("bounded", "expected"), [(True, True), (False, False)])
+def test_bounded_output_stays_within_a_half(bounded, expected):
+    world_model = WorldModel((4, 8, 8), 1, 5, 4, bounded_output=bounded)
+    th.nn.init.constant_(world_model.output[-1].bias, 3.0)
+    output = world_model(1000 * th.randn(4, 1, 4, 8, 8), th.randn(4, 5))
+    assert (output.abs().max().item() <= 0.5) is expected
+
+
+def test_the_latent_action_enters_the_world_model():
+    th.manual_seed(0)
+    world_model = WorldModel((4, 8, 8), 2, 5, 4).eval()
+    past = th.randn(1, 2, 4, 8, 8)
+    first, second = world_model(past.repeat(2, 1, 1, 1, 1), th.randn(2, 5))
+    assert (first - second).abs().max() > 1e-4
+
+
+def test_the_latent_action_enters_at_the_input_and_at_the_bottleneck():
+    world_model = WorldModel((4, 8, 8), 2, latent_dim=5, base_channels=4)  # widths 4, 8; bottleneck 16
+    assert world_model.down_blocks[0][0].in_channels == 2 * 4 + 5
+    assert world_model.up_blocks[0][0].in_channels == 16 + 5
+
+
+def test_the_newest_frame_of_the_past_enters_the_world_model_last():
+    past = th.randn(1, 2, 4, 8, 8, requires_grad=True)
+    WorldModel((4, 8, 8), 2, 5, 4, residual=True)(past, th.randn(1, 5)).sum().backward()
+    assert th.equal(past.grad[:, 1], th.ones(1, 4, 8, 8))
+    assert not past.grad[:, 0].any()

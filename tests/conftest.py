@@ -1,0 +1,29 @@
+import os
+
+import pytest
+import torch as th
+import toys
+
+th.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_folder(tmp_path_factory):
+    """Decoded videos stay out of the user's cache."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["XDG_CACHE_HOME"]
+    if before is not None:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture
+def tiny_model():
+    """Makes a model of the size of a toy: see ``toys.tiny_model``."""
+    return toys.tiny_model
+
+
+@pytest.fixture
+def fake_videos():
+    return toys.fake_videos()

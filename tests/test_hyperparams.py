@@ -1,0 +1,114 @@
+"""Presets fit the signatures they are meant for, and have the paper's numbers."""
+
+import inspect
+
+import pytest
+
+from sb3_bcvlr import BCVLR, hyperparams
+from sb3_bcvlr.bcvlr import BCVLRPolicy
+from sb3_bcvlr.common.contrastive import InfoNCE
+from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
+from sb3_bcvlr.hyperparams import bcvlr
+
+CLASSES = {"bcvlr": (BCVLR, BCVLRPolicy)}
+PRESETS = [
+    (algorithm, suite, task)
+    for algorithm in hyperparams.ALGORITHMS
+    for suite in bcvlr.SUITES
+    for task in bcvlr.TASKS or [None]
+]
+
+
+@pytest.mark.parametrize(("algorithm", "suite", "task"), PRESETS)
+def test_every_preset_binds_to_the_constructors(algorithm, suite, task):
+    algorithm_class, policy_class = CLASSES[algorithm]
+    preset = hyperparams.get(algorithm, suite, task)
+    policy_kwargs = preset["policy_kwargs"]
+    inspect.signature(algorithm_class).bind("env", "videos", **preset)
+    inspect.signature(policy_class).bind("observation_space", "action_space", **policy_kwargs)
+    inspect.signature(VectorQuantizer).bind(**policy_kwargs["quantizer_kwargs"])
+    inspect.signature(InfoNCE).bind("encoder", "shape", **preset["feature_loss_kwargs"])
+
+
+def test_get_returns_fresh_copies():
+    first = hyperparams.get("bcvlr", "procgen")
+    first["learning_rate"] = 7
+    first["policy_kwargs"]["quantizer_kwargs"]["codebook_size"] = 7
+    second = hyperparams.get("bcvlr", "procgen")
+    assert second["learning_rate"] == 2e-4
+    assert second["policy_kwargs"]["quantizer_kwargs"]["codebook_size"] == 64
+
+
+def test_names_may_be_written_large():
+    assert hyperparams.get("BCVLR", "Procgen") == hyperparams.get("bcvlr", "procgen")
+
+
+def test_a_task_without_anything_of_its_own_has_the_suite():
+    assert hyperparams.get("bcvlr", "procgen", "bigfish") == hyperparams.get("bcvlr", "procgen")
+
+
+def test_a_task_lies_over_its_suite(monkeypatch):
+    monkeypatch.setitem(bcvlr.TASKS, "maze", {"tau": 0.5})
+    preset = hyperparams.get("bcvlr", "procgen", "maze")
+    assert (preset["tau"], preset["batch_size"]) == (0.5, 512)
+
+
+def test_unknown_algorithms_are_refused():
+    with pytest.raises(ValueError, match=r"algorithm 'ppo'; choose from \['bcvlr'\]"):
+        hyperparams.get("ppo", "procgen")
+
+
+def test_unknown_suites_are_refused():
+    with pytest.raises(ValueError, match=r"suite 'atari'; choose from \['procgen'"):
+        hyperparams.get("bcvlr", "atari")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("encoder_learning_rate", 3e-5),
+        ("dynamics_learning_rate", 3e-4),
+        ("imitation_learning_rate", 2e-4),
+        ("learning_rate", 2e-4),
+        ("idm_learning_rate", 2e-5),
+        ("action_decoder_learning_rate", 1e-3),
+        ("pretrain_encoder_steps", 20_000),
+        ("pretrain_dynamics_steps", 10_001),
+        ("pretrain_imitation_steps", 20_001),
+        ("encoder_batch_size", 512),
+        ("dynamics_batch_size", 128),
+        ("imitation_batch_size", 128),
+        ("batch_size", 512),
+        ("gradient_steps", 60),
+        ("imitation_steps", 500),
+        ("rollout_steps", 64 * 64),
+        ("buffer_size", 20_000),
+        ("world_model_coef", 15),
+        ("commitment_coef", 0.05),
+        ("max_grad_norm", 2),
+        ("tau", 0.05),
+        ("target_update_interval", 2),
+        ("n_history", 2),
+    ],
+)
+def test_numbers_of_the_official_procgen_code(name, value):
+    assert hyperparams.get("bcvlr", "procgen")[name] == value
+
+
+def test_the_first_training_on_procgen_comes_after_64_steps_in_64_environments():
+    preset = hyperparams.get("bcvlr", "procgen")
+    assert preset["learning_starts"] < preset["rollout_steps"] == 4096  # SB3 trains when more steps than this have been made
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("reconstruction_coef", 0.1), ("projection_dim", 256), ("hidden_dim", 512), ("pad", 1)]
+)
+def test_numbers_of_the_feature_loss_on_procgen(name, value):
+    assert hyperparams.get("bcvlr", "procgen")["feature_loss_kwargs"][name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("n_codebooks", 2), ("codebook_size", 64), ("code_dim", 16), ("n_latents", 4), ("decay", 0.999)]
+)
+def test_numbers_of_the_quantizer_on_procgen(name, value):
+    assert hyperparams.get("bcvlr", "procgen")["policy_kwargs"]["quantizer_kwargs"][name] == value

@@ -1,0 +1,113 @@
+"""A world whose pictures tell what happened in it, videos of it, and a model that learns in it within a second."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from sb3_bcvlr import BCVLR
+
+SIZE = 16
+N_ACTIONS = 3
+
+TINY_NETWORKS: dict[str, Any] = dict(
+    encoder_channels=(4,),
+    encoder_strides=(2,),
+    idm_channels=(4,),
+    idm_hidden_dim=8,
+    quantizer_kwargs=dict(n_codebooks=2, codebook_size=8, code_dim=2, n_latents=1, decay=0.9, revive_codes=True),
+    world_model_channels=4,
+    latent_policy_channels=(4,),
+    latent_policy_hidden_dim=8,
+    action_decoder_dims=(8,),
+)
+TINY_STEPS: dict[str, Any] = dict(
+    learning_starts=9,
+    rollout_steps=10,
+    buffer_size=100,
+    pretrain_encoder_steps=2,
+    pretrain_dynamics_steps=2,
+    pretrain_imitation_steps=2,
+    gradient_steps=2,
+    imitation_steps=2,
+    batch_size=4,
+    encoder_batch_size=4,
+    dynamics_batch_size=4,
+    imitation_batch_size=4,
+    feature_loss_kwargs=dict(projection_dim=4, hidden_dim=8),
+)
+
+
+def picture(action: int, step: int, episode: int) -> np.ndarray:
+    """(SIZE, SIZE, 3): what was done last in red (-1: nothing yet), the step in green, the episode in blue."""
+    colors = np.array((80 * (action + 1), 10 * step, 5 * episode % 256), np.uint8)
+    image = np.broadcast_to(colors, (SIZE, SIZE, 3)).copy()
+    image[step % SIZE, :] = 255 - image[step % SIZE, :]  # a line that moves, so that there is something to see
+    return image
+
+
+def read(frames: Any) -> np.ndarray:
+    """(..., 3, H, W) to (..., 3): action (-1: nothing yet), step and episode that the pictures show."""
+    colors = np.asarray(frames)[..., -1, -1].astype(int)  # the line reaches the last row only at step SIZE - 1
+    return np.stack((colors[..., 0] // 80 - 1, colors[..., 1] // 10, colors[..., 2] // 5), axis=-1)
+
+
+class ActionPictureEnv(gym.Env):
+    """Shows the action just taken. Acting pays nothing, or whatever ``reward`` says."""
+
+    def __init__(self, episode_length: int = 7, channels_first: bool = False, reward: float = 0.0):
+        assert episode_length < SIZE - 1, episode_length
+        self.channels_first = channels_first
+        shape = (3, SIZE, SIZE) if channels_first else (SIZE, SIZE, 3)
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+        self.action_space = spaces.Discrete(N_ACTIONS)
+        self.episode_length, self.reward = episode_length, reward
+        self.n_episodes = -1
+
+    def _observation(self, action: int) -> np.ndarray:
+        image = picture(action, self.n_steps, self.n_episodes)
+        return image.transpose(2, 0, 1) if self.channels_first else image
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.n_steps = 0
+        self.n_episodes += 1
+        return self._observation(-1), {}
+
+    def step(self, action):
+        self.n_steps += 1
+        return self._observation(int(action)), self.reward, self.n_steps >= self.episode_length, False, {}
+
+
+def fake_videos(n_episodes: int = 3, n_frames: int = 8) -> list[np.ndarray]:
+    """Episodes (n_frames, SIZE, SIZE, 3) of random actions."""
+    actions = np.random.default_rng(0).integers(N_ACTIONS, size=(n_episodes, n_frames))
+    actions[:, 0] = -1
+    return [np.stack([picture(a, t, i) for t, a in enumerate(actions[i])]) for i in range(n_episodes)]
+
+
+def tiny_arguments(**overrides: Any) -> dict[str, Any]:
+    """Arguments of a tiny ``BCVLR``; what is in ``policy_kwargs`` is laid over the tiny networks."""
+    policy_kwargs = {**TINY_NETWORKS, **overrides.pop("policy_kwargs", {})}
+    return {**TINY_STEPS, "seed": 0, "device": "cpu", "policy_kwargs": policy_kwargs, **overrides}
+
+
+def tiny_model(env: Any = None, videos: Any = None, **overrides: Any) -> BCVLR:
+    env = ActionPictureEnv() if env is None else env
+    return BCVLR(env, fake_videos() if videos is None else videos, **tiny_arguments(**overrides))
+
+
+def snapshot(model: BCVLR) -> dict[str, th.Tensor]:
+    """Copies of all parameters and buffers of the policy."""
+    return {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+
+
+def equal(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(th.equal(first[name], second[name]) for name in first)
+
+
+def moved(before: dict[str, th.Tensor], after: dict[str, th.Tensor]) -> set[str]:
+    """The networks, by their first name, of which anything is different."""
+    return {name.split(".")[0] for name in before if not th.equal(before[name], after[name])}
