@@ -3,9 +3,9 @@ When it does not learn: climb five rungs, from cloning true actions to the full 
 
     python examples/ladder.py fruitbot --labelled data/fruitbot-labelled --held-out data/fruitbot-held-out
 
-Both folders hold LAPO's .npz chunks with the expert's actions (``ta``), the second of other episodes. True actions serve this
-script alone. Each rung trains the same latent policy pi for the same number of updates, and is judged by the return of the sampled
-policy on fresh levels and by its accuracy on the held-out windows, actions of equal effect merged:
+Both folders hold LAPO's .npz chunks with the expert's actions (``ta``), the second of other episodes. True actions serve
+this script alone. Each rung trains the same latent policy pi for the same number of updates, and is judged by the return of
+the sampled policy on fresh levels and by its accuracy on the held-out windows, actions of equal effect merged:
 
 1. pi and d clone the true actions: what this network can do with these videos.
 2. pi and d clone the labels of an inverse model p + d, trained on true pairs: what inverse dynamics cost.
@@ -24,11 +24,11 @@ from pathlib import Path
 import sb3_bcvlr  # isort: skip  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
+from quickstart import LearningCurve
 from stable_baselines3.common.evaluation import evaluate_policy
 from torch.nn import functional as F
 from tqdm import trange
 
-from quickstart import LearningCurve
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.common.video_imitation import optimize
 from sb3_bcvlr.common.video_io import find_videos

@@ -22,7 +22,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_bcvlr import BCVLR, VideoDataset
+from sb3_bcvlr import BCVLR, VideoDataset, hyperparams
 from sb3_bcvlr.common.video_io import read_video, write_video
 
 VIDEOS = Path(__file__).parent / "videos" / "foraging"
@@ -69,7 +69,7 @@ def run(
     **model_kwargs: Any,
 ) -> dict[str, float]:
     """
-    Pre-train, learn online, evaluate; write ``model.zip``, ``summary.json``, ``learning_curve.png/.csv`` and ``side_by_side.mp4``.
+    Pre-train, learn online, evaluate; write model.zip, summary.json, learning_curve.png and .csv, side_by_side.mp4.
 
     :param make_env: called with the number of environments and a seed
     :param videos: a folder of expert videos with its ``episodes.csv`` (file, length, return)
@@ -93,12 +93,9 @@ def run(
         returns, _ = evaluate_policy(policy, eval_env, n_eval_episodes, deterministic, return_episode_rewards=True)
         return float(np.mean(returns)), float(np.std(returns, ddof=1) / len(returns) ** 0.5)
 
-    channels, height, width = np.moveaxis(
-        np.empty(env.observation_space.shape), np.argmin(env.observation_space.shape), 0
-    ).shape
-    dataset = timed("decode", VideoDataset, videos, image_size=(height, width), on_error="skip", seed=seed)
+    dataset = timed("decode", VideoDataset, videos, on_error="skip", seed=seed)
     print(
-        f"{dataset.n_episodes} videos, {dataset.n_frames} frames of {channels}x{height}x{width}, mean return {video_return:.2f}"
+        f"{dataset.n_episodes} videos, {dataset.n_frames} frames {dataset.observation_shape}, mean return {video_return:.2f}"
     )
     model = BCVLR(env, videos=dataset, seed=seed, **model_kwargs)
     curve = LearningCurve()
@@ -187,5 +184,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--without-latent-actions", action="store_true", help="leave the latent-action stage out, to compare")
     args = parser.parse_args()
-    ablation = {"pretrain_dynamics_steps": 0} if args.without_latent_actions else {}
-    run(make_foraging, VIDEOS, args.out, args.steps, n_envs=16, n_eval_episodes=128, seed=args.seed, **ablation)
+    model_kwargs = hyperparams.get("bcvlr", "foraging")
+    if args.without_latent_actions:
+        model_kwargs["pretrain_dynamics_steps"] = 0
+    run(make_foraging, VIDEOS, args.out, args.steps, n_envs=16, n_eval_episodes=128, seed=args.seed, **model_kwargs)

@@ -4,8 +4,8 @@ Learn a Procgen game from videos, with the defaults or the paper's networks.
     python examples/train_procgen.py fruitbot --videos data/fruitbot
     python examples/train_procgen.py bigfish --videos data/bigfish --preset paper     # for a GPU
 
-The folder of videos holds .mp4 files and ``episodes.csv`` (file, length, return). Where it does not exist and ``--experts`` names
-a folder with a ``record.py``, that records it first.
+The folder of videos holds .mp4 files and ``episodes.csv`` (file, length, return). Where it does not exist and ``--experts``
+names a folder with a ``record.py``, that records it first.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import sb3_bcvlr  # isort: skip  before stable_baselines3, to keep gym's notice quiet
 from quickstart import run
+
 from sb3_bcvlr.envs import make_procgen
 from sb3_bcvlr.envs.registration import PROCGEN_GAMES
 

@@ -23,11 +23,11 @@ PRESETS = [
 def test_every_preset_binds_to_the_constructors(algorithm, suite, task):
     algorithm_class, policy_class = CLASSES[algorithm]
     preset = hyperparams.get(algorithm, suite, task)
-    policy_kwargs = preset["policy_kwargs"]
+    policy_kwargs = preset.get("policy_kwargs", {})
     inspect.signature(algorithm_class).bind("env", "videos", **preset)
     inspect.signature(policy_class).bind("observation_space", "action_space", **policy_kwargs)
-    inspect.signature(VectorQuantizer).bind(**policy_kwargs["quantizer_kwargs"])
-    inspect.signature(InfoNCE).bind("encoder", "shape", **preset["feature_loss_kwargs"])
+    inspect.signature(VectorQuantizer).bind(**policy_kwargs.get("quantizer_kwargs", {}))
+    inspect.signature(InfoNCE).bind("encoder", "shape", **preset.get("feature_loss_kwargs", {}))
 
 
 def test_get_returns_fresh_copies():
@@ -59,7 +59,7 @@ def test_unknown_algorithms_are_refused():
 
 
 def test_unknown_suites_are_refused():
-    with pytest.raises(ValueError, match=r"suite 'atari'; choose from \['procgen'"):
+    with pytest.raises(ValueError, match=r"suite 'atari'; choose from \['foraging', 'procgen'\]"):
         hyperparams.get("bcvlr", "atari")
 
 

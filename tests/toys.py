@@ -13,15 +13,15 @@ SIZE = 16
 N_ACTIONS = 3
 
 TINY_NETWORKS: dict[str, Any] = dict(
-    encoder_channels=(4,),
-    encoder_strides=(2,),
-    idm_channels=(4,),
+    encoder_channels=[4],
+    encoder_strides=[2],
+    idm_channels=[4],
     idm_hidden_dim=8,
     quantizer_kwargs=dict(n_codebooks=2, codebook_size=8, code_dim=2, n_latents=1, decay=0.9, revive_codes=True),
     world_model_channels=4,
-    latent_policy_channels=(4,),
+    latent_policy_channels=[4],
     latent_policy_hidden_dim=8,
-    action_decoder_dims=(8,),
+    action_decoder_dims=[8],
 )
 TINY_STEPS: dict[str, Any] = dict(
     learning_starts=9,

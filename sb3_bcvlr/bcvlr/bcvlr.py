@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
 from sb3_bcvlr.common.contrastive import InfoNCE
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
+from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 LOG_STEPS = 100  # gradient steps between two lines of the pre-training log
 
 
 class BCVLR(VideoImitationAlgorithm):
     """
-    BCV-LR: learn a policy from expert videos and up to some 100k environment steps, without rewards and without expert actions.
+    BCV-LR: learn a policy from expert videos and some 100k environment steps, without rewards and without expert actions.
 
     Offline, an encoder f, a latent-action predictor p with a vector quantizer, a world model w and a latent policy pi are
     pre-trained on the videos. Online, p and an action decoder d learn from the agent's own steps what a latent action does,
@@ -82,6 +83,7 @@ class BCVLR(VideoImitationAlgorithm):
         }
     )
     policy: BCVLRPolicy
+    replay_buffer: WindowReplayBuffer
 
     def __init__(
         self,
@@ -92,21 +94,21 @@ class BCVLR(VideoImitationAlgorithm):
         encoder_learning_rate: float = 1e-3,
         dynamics_learning_rate: float = 1e-3,
         imitation_learning_rate: float = 1e-3,
-        idm_learning_rate: float = 1e-4,
+        idm_learning_rate: float = 5e-4,
         action_decoder_learning_rate: float = 1e-3,
         n_history: int = 2,
         buffer_size: int = 100_000,
         learning_starts: int = 1_000,
-        rollout_steps: int = 2_000,
+        rollout_steps: int = 4_096,
         train_freq: int | tuple[int, str] | None = None,
-        pretrain_encoder_steps: int = 300,
-        pretrain_dynamics_steps: int = 800,
+        pretrain_encoder_steps: int = 500,
+        pretrain_dynamics_steps: int = 3_000,
         pretrain_imitation_steps: int = 1_000,
-        gradient_steps: int = 50,
-        imitation_steps: int = 200,
+        gradient_steps: int = 100,
+        imitation_steps: int = 400,
         batch_size: int = 64,
         encoder_batch_size: int = 64,
-        dynamics_batch_size: int = 64,
+        dynamics_batch_size: int = 32,
         imitation_batch_size: int = 64,
         tau: float = 0.05,
         target_update_interval: int = 2,
@@ -168,6 +170,8 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self.policy.encoder.requires_grad_(not self.pretrained)
+        self.policy.world_model.requires_grad_(not self.pretrained)  # online, w tells p what is wrong and stays as it is
         # The optimizers of the online stage, which a saved model takes along; those of pretrain() end with it.
         self.finetune_optimizer = th.optim.Adam(
             [
@@ -202,8 +206,11 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _pretrain_encoder(self, progress_bar: bool) -> None:
         """f by its feature loss (Eq. 1). From here on f is frozen."""
+        self.policy.encoder.requires_grad_(True)
         shape = self.observation_space.shape
-        feature_loss = self.feature_loss_class(self.policy.encoder, shape, literal=self.literal, **self.feature_loss_kwargs)
+        feature_loss: Any = self.feature_loss_class(
+            self.policy.encoder, shape, literal=self.literal, **self.feature_loss_kwargs
+        )
         feature_loss.to(self.device)
         optimizer = th.optim.Adam(
             [p for p in feature_loss.parameters() if p.requires_grad], lr=self.encoder_learning_rate, fused=True
@@ -220,11 +227,13 @@ class BCVLR(VideoImitationAlgorithm):
                 self.logger.record("pretrain/encoder_loss", th.stack(losses[-LOG_STEPS:]).mean().item())
                 self.logger.dump(step + 1)
         self.policy.encoder.requires_grad_(False)
-        self.policy.fit_feature_statistics(self.videos.sample(self.encoder_batch_size).frames)
+        if self.policy.standardize:
+            self.policy.fit_feature_statistics(self.videos.sample(self.encoder_batch_size).frames)
 
     def _pretrain_dynamics(self, progress_bar: bool) -> None:
         """p, its quantizer and w by the latent-action loss (L_la)."""
-        self.policy.rescale_idm(self._label_videos(self.videos.sample_indices(1024)))
+        if self.policy.standardize:
+            self.policy.rescale_idm(self._label_videos(self.videos.sample_indices(1024)))
         self.policy.world_model.requires_grad_(True)
         parameters = [*self.policy.idm.parameters(), *self.policy.world_model.parameters()]
         optimizer = th.optim.AdamW(parameters, lr=self.dynamics_learning_rate, fused=True)
@@ -238,8 +247,9 @@ class BCVLR(VideoImitationAlgorithm):
                 ).items():
                     self.logger.record(f"pretrain/{name}", value)
                 self.logger.dump(self.pretrain_encoder_steps + step + 1)
-        self.policy.world_model.requires_grad_(False)  # online, w tells p what is wrong and stays as it is
-        self.policy.fit_latent_statistics(self._label_videos(self.videos.sample_indices(4096)))
+        self.policy.world_model.requires_grad_(False)
+        if self.policy.standardize:
+            self.policy.fit_latent_statistics(self._label_videos(self.videos.sample_indices(4096)))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Online stage, after each rollout: p and d learn from the rollouts (L_ft), pi from the videos (L_bc)."""
@@ -266,7 +276,9 @@ class BCVLR(VideoImitationAlgorithm):
             ("dynamics_loss", dynamics_losses),
             ("imitation_loss", imitation_losses),
         ):
-            self.logger.record(f"train/{name}", th.stack(values).mean().item())
+            if values:
+                self.logger.record(f"train/{name}", th.stack(values).mean().item())
+        self.dump_logs()
 
     def _imitate_videos(self, n_steps: int, optimizer: th.optim.Optimizer, progress_bar: bool = False) -> list[th.Tensor]:
         """

@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import make_proba_distribution
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch.nn import functional as F
 
 from sb3_bcvlr.common.networks import ActionDecoder, Encoder, InverseDynamicsModel, LatentPolicy, WorldModel
@@ -39,6 +39,11 @@ class BCVLRPolicy(BasePolicy):
     :param literal: the authors' literal behaviours, see ``BCVLR``
     """
 
+    feature_mean: th.Tensor
+    feature_std: th.Tensor
+    latent_mean: th.Tensor
+    latent_std: th.Tensor
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -60,16 +65,17 @@ class BCVLRPolicy(BasePolicy):
         frame_differences: bool = True,
         literal: frozenset[str] = frozenset(),
     ):
+        self._sizes = {name: value for name, value in locals().items() if name not in ("self", "lr_schedule", "__class__")}
         super().__init__(observation_space, action_space)
         self.n_history = n_history
         self.standardize = standardize
         self.frame_differences = frame_differences
+        assert observation_space.shape is not None and isinstance(action_space, spaces.Discrete)  # checked by the algorithm
         self.encoder = Encoder(observation_space.shape, encoder_channels, encoder_strides, encoder_residual_blocks)
         feature_shape = self.encoder.feature_shape
-        defaults = {"code_dim": 8, "n_latents": 1, "decay": 0.99, "revive_codes": True}
-        quantizer = VectorQuantizer(
-            **{"zero_counts": "zero_counts" in literal, **(defaults if quantizer_kwargs is None else quantizer_kwargs)}
-        )
+        if quantizer_kwargs is None:
+            quantizer_kwargs = {"code_dim": 8, "n_latents": 1, "decay": 0.99, "revive_codes": True}
+        quantizer = VectorQuantizer(zero_counts="zero_counts" in literal, **quantizer_kwargs)
         latent_dim = quantizer.latent_dim
         self.idm = InverseDynamicsModel(feature_shape, n_history, idm_channels, idm_hidden_dim, quantizer)
         self.world_model = WorldModel(
@@ -159,28 +165,27 @@ class BCVLRPolicy(BasePolicy):
             "perplexity": code_perplexity.item(),
         }
 
-    # Statistics that are taken once.
+    # Statistics that are taken once, where ``standardize`` asks for them.
 
     def fit_feature_statistics(self, frames: th.Tensor) -> None:
         """Standardize the features from now on: zero mean and unit variance of each channel over ``frames`` (..., C, H, W)."""
-        if self.standardize:
-            features = self.encode(frames).flatten(0, -4)
-            self.feature_mean.copy_(features.mean((0, 2, 3), keepdim=True)[0])
-            self.feature_std.copy_(features.std((0, 2, 3), keepdim=True)[0] + 1e-6)
+        self.feature_mean.zero_()
+        self.feature_std.fill_(1)
+        features = self.encode(frames).flatten(0, -4)
+        self.feature_mean.copy_(features.mean((0, 2, 3), keepdim=True)[0])
+        self.feature_std.copy_(features.std((0, 2, 3), keepdim=True)[0] + 1e-6)
 
     def rescale_idm(self, latent_actions: th.Tensor) -> None:
-        """Rescale p's last layer to give zero mean and unit variance where it gave these z (B, latent_dim): w would overhear a whisper."""
-        if self.standardize:
-            with th.no_grad():
-                std = latent_actions.std(0) + 1e-6
-                self.idm.head.bias.copy_((self.idm.head.bias - latent_actions.mean(0)) / std)
-                self.idm.head.weight.div_(std[:, None])
+        """Give p zero mean and unit variance where it gave these z (B, latent_dim): w would not hear a new p."""
+        std = latent_actions.std(0) + 1e-6
+        with th.no_grad():
+            self.idm.head.bias.copy_((self.idm.head.bias - latent_actions.mean(0)) / std)
+            self.idm.head.weight.div_(std[:, None])
 
     def fit_latent_statistics(self, latent_actions: th.Tensor) -> None:
-        """Likewise for z (B, latent_dim), with one variance for all dimensions: those that hardly vary say little and stay small."""
-        if self.standardize:
-            self.latent_mean.copy_(latent_actions.mean(0))
-            self.latent_std.copy_(latent_actions.var(0).mean().sqrt() + 1e-6)
+        """Likewise for z (B, latent_dim), with one variance for all: dimensions that hardly vary say little and stay small."""
+        self.latent_mean.copy_(latent_actions.mean(0))
+        self.latent_std.copy_(latent_actions.var(0).mean().sqrt() + 1e-6)
 
     def _differences(self, features: th.Tensor) -> th.Tensor:
         """(B, n, C, H, W): the changes up to the newest map, then the newest map itself, so that it stays last."""
@@ -190,10 +195,14 @@ class BCVLRPolicy(BasePolicy):
 
     # SB3's face.
 
-    def forward(self, observation: th.Tensor, deterministic: bool = False) -> th.Tensor:
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return self._sizes
+
+    def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(observation, deterministic)
 
-    def _predict(self, observation: th.Tensor, deterministic: bool = False) -> th.Tensor:
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """a = d(pi(f(o))); sampled from the softmax unless ``deterministic``."""
+        assert isinstance(observation, th.Tensor), type(observation)
         logits = self.action_decoder(self.latent_policy(self.encode(observation)))
         return self.action_dist.proba_distribution(logits).get_actions(deterministic)

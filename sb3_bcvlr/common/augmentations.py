@@ -21,10 +21,9 @@ def random_shift(images: th.Tensor, pad: int) -> th.Tensor:
 def resampled_shift(images: th.Tensor, pad: int) -> th.Tensor:
     """The authors' shift, to the letter: its sampling grid is off by half a pixel and rescales the image a little."""
     batch_size, _, height, width = images.shape
-    assert height == width, (height, width)
-    size = height + 2 * pad
     padded = F.pad(images, (pad, pad, pad, pad), mode="replicate")
-    axis = th.linspace(-1, 1, size, device=images.device)[:height]
-    grid = th.stack(th.meshgrid(axis, axis, indexing="xy"), dim=-1)  # (H, W, 2) as (x, y)
-    shifts = th.randint(2 * pad + 1, (batch_size, 1, 1, 2), device=images.device) * 2 / (size - 1)
+    rows, columns = (th.linspace(-1, 1, n + 2 * pad, device=images.device)[:n] for n in (height, width))
+    grid = th.stack(th.meshgrid(columns, rows, indexing="xy"), dim=-1)  # (H, W, 2) as (x, y)
+    steps = 2 / (th.tensor([width, height], device=images.device) + 2 * pad - 1)
+    shifts = th.randint(2 * pad + 1, (batch_size, 1, 1, 2), device=images.device) * steps
     return F.grid_sample(padded, grid + shifts, align_corners=False)

@@ -18,7 +18,7 @@ class InfoNCE(nn.Module):
 
         -log softmax_j[ u(s_i)^T W s'_j ]_i + reconstruction_coef * ||v(s_i) - aug(o_i)||^2
 
-    with s and s' projected by linear maps, s' by the momentum copies of encoder and projector. Needed during pre-training only.
+    with s and s' projected by linear maps, s' by the momentum copies of encoder and projector.
 
     :param encoder: f, trained in place
     :param observation_shape: (C, H, W)
@@ -46,8 +46,9 @@ class InfoNCE(nn.Module):
         projector = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(encoder.feature_shape), projection_dim))
         self.predictor = nn.Sequential(nn.Linear(projection_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim))
         self.bilinear = nn.Linear(projection_dim, projection_dim, bias=False)
-        n_channels, height, _ = observation_shape
-        scale = math.ceil(height / encoder.feature_shape[1])  # 1 where f keeps the resolution, as in the paper
+        n_channels, *size = observation_shape
+        scales = [math.ceil(n / n_features) for n, n_features in zip(size, encoder.feature_shape[1:], strict=True)]
+        scale = max(scales)  # 1 where f keeps the resolution, as in the paper
         self.reconstruction = nn.Sequential(
             nn.Conv2d(encoder.feature_shape[0], n_channels * scale**2, 3, padding=1),
             nn.PixelShuffle(scale),

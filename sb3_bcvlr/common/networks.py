@@ -75,7 +75,7 @@ class ImpalaCNN(nn.Module):
 
 class InverseDynamicsModel(nn.Module):
     """
-    p: reads the latent action in the features of a window. Its ``quantizer`` is a module of its own, applied by the world model's loss.
+    p: reads the latent action in the features of a window. The world model's loss applies its ``quantizer``, not p itself.
 
     :param feature_shape: (C, H, W) of one feature map
     :param n_history: frames before o_t+1 in a window
@@ -172,15 +172,16 @@ class WorldModel(nn.Module):
             block(nn.ConvTranspose2d(n_input, n_output, 2, stride=2), n_output)
             for n_input, n_output in zip(up_inputs, up_outputs, strict=True)
         )
+        last = nn.Conv2d(base_channels, n_features, 1)
+        if residual:
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
         self.output = nn.Sequential(
             nn.Conv2d(base_channels + n_past, base_channels, 3, padding=1),
             ResidualBlock(base_channels, base_channels // 2),
             nn.ReLU(),
-            nn.Conv2d(base_channels, n_features, 1),
+            last,
         )
-        if residual:
-            nn.init.zeros_(self.output[-1].weight)
-            nn.init.zeros_(self.output[-1].bias)
 
     def forward(self, past_features: th.Tensor, quantized_actions: th.Tensor) -> th.Tensor:
         """(B, n_history, C, H, W), the newest last, and (B, latent_dim) to the predicted features (B, C, H, W)."""

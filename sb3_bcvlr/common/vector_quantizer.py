@@ -15,7 +15,7 @@ class VectorQuantizer(nn.Module):
     Replaces the parts of a latent action by their nearest codes: ``quantized, indices, commitment_loss = quantizer(z)``.
 
     A latent action is ``n_codebooks`` groups of ``n_latents`` vectors of size ``code_dim``; the vectors of a group share
-    a codebook. Entry ``(codebook * code_dim + dim) * n_latents + latent`` of the flat vector is their layout (authors' models.py).
+    a codebook. Entry ``(codebook * code_dim + dim) * n_latents + latent`` of the flat vector is their layout, the authors'.
     In training mode the codes follow the vectors given to them, and a code that nearly nothing is given to is moved
     onto a vector of the batch, unless ``revive_codes`` is False.
 
@@ -25,7 +25,8 @@ class VectorQuantizer(nn.Module):
     :param n_latents: vectors in a group
     :param decay: of the moving averages
     :param revive_codes: start the codes from the first batch and move unused ones (ours)
-    :param zero_counts: the authors' start: counts of 0 beside sums of 1 code each, so that the first step blows the codes up
+    :param zero_counts: the authors' start: counts of 0 beside sums of 1 code each, so that the first step blows the codes
+        up; leaves ``revive_codes`` out
     """
 
     codes: th.Tensor
@@ -46,10 +47,10 @@ class VectorQuantizer(nn.Module):
         self.n_codebooks, self.codebook_size, self.code_dim, self.n_latents = n_codebooks, codebook_size, code_dim, n_latents
         self.latent_dim = n_codebooks * code_dim * n_latents
         self.decay = decay
-        self.revive_codes = revive_codes
+        self.revive_codes = revive_codes and not zero_counts
         codes = (2 * th.rand(n_codebooks, codebook_size, code_dim) - 1) * 5 / codebook_size
         self.register_buffer("codes", codes)
-        start = 0.0 if revive_codes else 1.0  # at 0, every code is moved onto a vector of the first batch
+        start = 0.0 if self.revive_codes else 1.0  # at 0, every code is moved onto a vector of the first batch
         self.register_buffer("counts", th.full((n_codebooks, codebook_size), 0.0 if zero_counts else start))
         self.register_buffer("sums", start * codes)
 
@@ -96,7 +97,7 @@ class VectorQuantizer(nn.Module):
 def perplexity(indices: th.Tensor, codebook_size: int) -> tuple[th.Tensor, th.Tensor]:
     """
     :param indices: (B, n_codebooks, n_latents)
-    :return: share of the codes that are used at all, and the perplexity summed over codebooks (at most n_codebooks * codebook_size)
+    :return: share of the codes that are used at all, and the perplexity summed over codebooks
     """
     use = F.one_hot(indices, codebook_size).float().mean(dim=(0, 2))  # (codebooks, codes)
     entropy = -(use * (use + 1e-10).log()).sum(-1)

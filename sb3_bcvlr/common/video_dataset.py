@@ -160,7 +160,7 @@ class VideoDataset:
         return self._gather(indices, np.ones(1, dtype=np.int64))[:, 0]
 
     def frame_numbers(self, indices: np.ndarray) -> np.ndarray:
-        """Where o_t of those windows stands among all frames of the videos: for diagnostics, where labels of frames are known."""
+        """Where o_t of those windows stands among all frames of the videos: for diagnostics, if frames have labels."""
         return self._window_ends[indices] - 1
 
     def sample(self, batch_size: int) -> VideoSamples:

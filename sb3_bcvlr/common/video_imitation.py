@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq
 from stable_baselines3.common.utils import configure_logger
 from tqdm import tqdm
 
@@ -58,29 +58,37 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         )
         self.videos = videos
         self.n_history = n_history
-        self.rollout_steps = rollout_steps if train_freq is None else None
-        self.literal = frozenset(literal)
+        self.rollout_steps: int | None = rollout_steps
+        self.literal = literal
         self.pretrained = False
-        if unknown := self.literal - self.literal_choices:
-            raise ValueError(f"literal: {sorted(unknown)} is not known; choose from {sorted(self.literal_choices)}.")
 
     def _setup_model(self) -> None:
+        if getattr(self, "observation_space", None) is None:
+            raise ValueError(f"There is no environment: `{type(self).__name__}(env, ...)`, or `load(path)` for a saved model.")
         _check_spaces(self.observation_space, self.action_space)
-        if self.rollout_steps is not None:
-            self.train_freq = max(1, self.rollout_steps // self.n_envs)
-        self.policy_kwargs = {**self.policy_kwargs, "n_history": self.n_history, "literal": self.literal}
+        self.literal = frozenset(self.literal)
+        if unknown := self.literal - self.literal_choices:
+            raise ValueError(f"literal: {sorted(unknown)} is not known; choose from {sorted(self.literal_choices)}.")
+        if self.train_freq is None or isinstance(self.train_freq, TrainFreq):  # not given, or as a saved model had it
+            self.train_freq = self.train_freq if self.rollout_steps is None else max(1, self.rollout_steps // self.n_envs)
+        else:
+            self.rollout_steps = None
         self.replay_buffer_kwargs = {
             "n_history": self.n_history,
             "cross_episodes": "cross_episodes" in self.literal,
             "seed": self.seed,
         }
+        users_policy_kwargs = self.policy_kwargs  # `load` compares them with those that a user gives
+        self.policy_kwargs = {**users_policy_kwargs, "n_history": self.n_history, "literal": self.literal}
         super()._setup_model()
+        self.policy_kwargs = users_policy_kwargs
         self._setup_videos()
 
     def _setup_videos(self) -> None:
         """Make a dataset of ``videos`` that gives what the environment gives, or check the one that was given."""
         if self.videos is None:
             return
+        assert self.observation_space.shape is not None
         channels, height, width = self.observation_space.shape
         if not isinstance(self.videos, VideoDataset):
             self.videos = VideoDataset(
@@ -94,14 +102,17 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             )
         if self.videos.observation_shape != self.observation_space.shape:
             raise ValueError(
-                f"The videos have shape {self.videos.observation_shape} but the environment gives {self.observation_space.shape} "
-                "(channels, height, width): match them with VideoDataset(..., image_size=, grayscale=, n_stack=)."
+                f"The videos have shape {self.videos.observation_shape} but the environment gives "
+                f"{self.observation_space.shape} (channels, height, width): match them with "
+                "VideoDataset(..., image_size=, grayscale=, n_stack=)."
             )
-        if self.videos.n_history != self.n_history:
-            raise ValueError(
-                f"The videos are cut with n_history={self.videos.n_history}, the model expects n_history={self.n_history}: "
-                f"pass VideoDataset(..., n_history={self.n_history}) or n_history={self.videos.n_history} to the model."
-            )
+        expected = {"n_history": self.n_history, "cross_episodes": "cross_episodes" in self.literal}
+        for name, value in expected.items():
+            if getattr(self.videos, name) != value:
+                raise ValueError(
+                    f"The videos are cut with {name}={getattr(self.videos, name)}, the model expects {name}={value}: "
+                    f"pass VideoDataset(..., {name}={value})."
+                )
         self.videos.to(self.device)
 
     def pretrain(self: SelfVideoImitation, progress_bar: bool = False) -> SelfVideoImitation:
@@ -112,7 +123,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         self: SelfVideoImitation,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 100,
+        log_interval: int | None = None,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
@@ -120,6 +131,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         """
         Pre-train on the videos, unless that has been done, then learn online. Called again, it goes on from what it knows.
 
+        :param log_interval: episodes between two lines of the log, beside the one after each call of ``train``
         :raises ValueError: the model has no videos, or no environment
         """
         if self.env is None:
@@ -130,7 +142,10 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         if not self.pretrained:
             self.pretrain(progress_bar=progress_bar)
         tb_log_name = tb_log_name or type(self).__name__
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        # SB3's annotation forgets None, which its loop understands.
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar  # type: ignore[arg-type]
+        )
 
     def _require_videos(self) -> None:
         if self.videos is None:
@@ -171,6 +186,8 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
         )
     if not isinstance(action_space, spaces.Discrete):
         raise ValueError(f"The environment acts in {action_space}, expected Discrete: other actions are not supported yet.")
+    if action_space.start != 0:
+        raise ValueError(f"The environment acts in {action_space}, expected actions from 0 on: shift them in a wrapper.")
 
 
 def optimize(optimizer: th.optim.Optimizer, loss: th.Tensor, max_grad_norm: float | None = None) -> None:

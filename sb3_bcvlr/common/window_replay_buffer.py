@@ -116,7 +116,7 @@ class WindowReplayBuffer(ReplayBuffer):
         starts = np.zeros_like(ends, dtype=np.int64)
         starts[1:] = np.maximum.accumulate(np.where(ends[:-1], ages[1:], 0), axis=0)
         legal = ~ends
-        legal[-1] = False  # o_t+1 is still to come
+        legal[-1:] = False  # o_t+1 is still to come
         if self.full:  # what came before the oldest row is overwritten, not repeated
             legal[: self.n_history - 1] = False
         return np.flatnonzero(legal), starts

@@ -1,4 +1,4 @@
-"""Environments that show pixels. Each suite loads when it is asked for, so that no simulator is needed by those who use another."""
+"""Environments that show pixels. Each suite loads when it is asked for, so that no other simulator is needed."""
 
 from importlib import import_module
 from typing import Any

@@ -10,6 +10,7 @@ from gymnasium import spaces
 CELL = 4  # pixels that a move shifts the forager: half its width, plain to see between two frames
 N_CELLS = 7  # positions along each side; sprites are 2 cells wide, so the picture has (7 + 1) * 4 = 32 pixels
 SPRITE = 2 * CELL
+MAX_THORNS = 4
 MOVES = np.array([(0, -1), (0, 1), (-1, 0), (1, 0)])  # (rows, columns): left, right, up, down
 
 
@@ -32,13 +33,16 @@ class ForagingEnv(gym.Env[np.ndarray, np.int64]):
     ``episode_length`` steps. The expert eats a fruit every 4 steps.
 
     :param episode_length: steps of an episode
-    :param n_thorns: patches of thorns in a level
+    :param n_thorns: patches of thorns in a level, at most ``MAX_THORNS``
     :param render_mode: None or "rgb_array"
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    _distances: np.ndarray | None  # (N_CELLS, N_CELLS) steps to the fruit
 
     def __init__(self, episode_length: int = 60, n_thorns: int = 2, render_mode: str | None = None):
+        if not 0 <= n_thorns <= MAX_THORNS:
+            raise ValueError(f"n_thorns is {n_thorns}, expected 0 to {MAX_THORNS}: more would leave no room to walk.")
         self.observation_space = spaces.Box(0, 255, (CELL * (N_CELLS + 1),) * 2 + (3,), np.uint8)
         self.action_space = spaces.Discrete(len(MOVES))
         self.episode_length = episode_length
@@ -94,7 +98,7 @@ class ForagingEnv(gym.Env[np.ndarray, np.int64]):
         return distances
 
     def _grow_thorns(self) -> None:
-        """Draw thorns until every free cell can be reached from every other."""
+        """Draw thorns until every free cell can be reached from every other, and there are enough of them."""
         connected = False
         while not connected:
             self.thorns = self.np_random.integers(N_CELLS, size=(self.n_thorns, 2))
@@ -102,11 +106,12 @@ class ForagingEnv(gym.Env[np.ndarray, np.int64]):
             offsets = np.abs(np.indices((N_CELLS, N_CELLS)).transpose(1, 2, 0)[:, :, None] - self.thorns)
             self.thorny = (offsets < 2).all(-1).any(-1)  # (N_CELLS, N_CELLS)
             free = np.argwhere(~self.thorny)
-            connected = len(free) > 0 and np.isfinite(self._distances_from(tuple(free[0]))[~self.thorny]).all()
+            # A forager reaches 5 x 5 cells: with more than these free, a fruit always finds a place beyond.
+            connected = len(free) > 25 and np.isfinite(self._distances_from(tuple(free[0]))[~self.thorny]).all()
 
     def _grow_fruit(self) -> None:
         self.fruit = self._free_cell()
-        self._distances: np.ndarray | None = None  # found when the expert first asks
+        self._distances = None  # found when the expert first asks
 
     def _free_cell(self) -> np.ndarray:
         """A random cell (2,) clear of thorns and out of the forager's reach."""

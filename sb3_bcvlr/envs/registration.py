@@ -12,8 +12,8 @@ def register_envs() -> None:
     """
     Register ``procgen/<game>-v0`` for the 16 games and ``sb3_bcvlr/Foraging-v0``; ids already there are left alone.
 
-    Runs on ``import sb3_bcvlr``. Gymnasium 1.0 dropped the plug-in entry points by which it once found such ids unasked; a script
-    that does not import this package names it instead: ``gymnasium.make("sb3_bcvlr:procgen/bigfish-v0")``.
+    Runs on ``import sb3_bcvlr``. Gymnasium 1.0 dropped the plug-in entry points by which it once found such ids unasked; a
+    script that does not import this package names it instead: ``gymnasium.make("sb3_bcvlr:procgen/bigfish-v0")``.
     """
     entry_points = {f"procgen/{game}-v0": ("sb3_bcvlr.envs.procgen:ProcgenEnv", {"game": game}) for game in PROCGEN_GAMES}
     entry_points["sb3_bcvlr/Foraging-v0"] = ("sb3_bcvlr.envs.foraging:ForagingEnv", {})

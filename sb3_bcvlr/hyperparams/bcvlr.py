@@ -28,22 +28,32 @@ PROCGEN: dict[str, Any] = dict(
     commitment_coef=0.05,  # [D]
     max_grad_norm=2.0,  # [D]
     feature_loss_kwargs=dict(projection_dim=256, hidden_dim=512, pad=1, reconstruction_coef=0.1),  # [D] alpha 0.1
-    policy_kwargs=dict(
-        encoder_channels=(16,),  # [D] the networks: docs/modules/bcvlr.md
-        encoder_strides=(1,),
+    policy_kwargs=dict(  # lists, as they come back from a saved model
+        encoder_channels=[16],  # [D] the networks: docs/modules/bcvlr.md
+        encoder_strides=[1],
         encoder_residual_blocks=2,
-        idm_channels=(64, 128, 128),
+        idm_channels=[64, 128, 128],
         idm_hidden_dim=256,
         quantizer_kwargs=dict(n_codebooks=2, codebook_size=64, code_dim=16, n_latents=4, decay=0.999, revive_codes=False),
         world_model_channels=24,
         residual_world_model=False,
-        latent_policy_channels=(64, 128, 128),
+        latent_policy_channels=[64, 128, 128],
         latent_policy_hidden_dim=256,
-        action_decoder_dims=(192, 128, 64),
+        action_decoder_dims=[192, 128, 64],
         standardize=False,
         frame_differences=False,
     ),
 )
 
-SUITES: dict[str, dict[str, Any]] = {"procgen": PROCGEN}
+# A small world needs fewer steps than the defaults, which are made for games like Procgen's.
+FORAGING: dict[str, Any] = dict(
+    rollout_steps=2_000,  # ours, all of them
+    pretrain_encoder_steps=200,
+    pretrain_dynamics_steps=800,
+    pretrain_imitation_steps=1_000,
+    gradient_steps=50,
+    imitation_steps=300,
+)
+
+SUITES: dict[str, dict[str, Any]] = {"procgen": PROCGEN, "foraging": FORAGING}
 TASKS: dict[str | None, dict[str, Any]] = {}  # what a single task changes; nothing on Procgen

@@ -92,7 +92,6 @@ def test_videos_that_do_not_fit_are_refused_on_loading(path):
         BCVLR.load(path, videos=VideoDataset(fake_videos(), image_size=8))
 
 
-@pytest.mark.xfail(strict=True, reason="requires_grad is not saved: w gathers gradients that no optimizer ever clears")
 def test_what_is_frozen_stays_frozen_after_loading(path):
     loaded = BCVLR.load(path, env=ActionPictureEnv(), videos=fake_videos(), device="cpu").learn(10)
     assert all(parameter.grad is None for parameter in loaded.policy.world_model.parameters())
@@ -184,17 +183,14 @@ def test_rollout_steps_can_be_changed_on_loading(path):
     assert BCVLR.load(path, env=ActionPictureEnv(), rollout_steps=7, device="cpu").train_freq.frequency == 7
 
 
-@pytest.mark.xfail(strict=True, reason="_setup_model overwrites train_freq from the saved rollout_steps")
 def test_train_freq_overrules_the_saved_rollout_steps_on_loading(path):
     assert BCVLR.load(path, env=ActionPictureEnv(), train_freq=4, device="cpu").train_freq.frequency == 4
 
 
-@pytest.mark.xfail(strict=True, reason="_setup_model adds n_history and literal to policy_kwargs, which are then compared")
 def test_the_policy_kwargs_may_be_given_again_on_loading(path):
     BCVLR.load(path, policy_kwargs=tiny_arguments()["policy_kwargs"], device="cpu")
 
 
-@pytest.mark.xfail(strict=True, reason="literal is only checked in __init__, which load() leaves out")
 def test_unknown_literal_behaviours_are_refused_on_loading(path):
     with pytest.raises(ValueError, match="is not known"):
         BCVLR.load(path, literal=["zero_count"], device="cpu")

@@ -179,6 +179,12 @@ def test_the_latent_action_enters_at_the_input_and_at_the_bottleneck():
     world_model = WorldModel((4, 8, 8), 2, latent_dim=5, base_channels=4)  # widths 4, 8; bottleneck 16
     assert world_model.down_blocks[0][0].in_channels == 2 * 4 + 5
     assert world_model.up_blocks[0][0].in_channels == 16 + 5
+    met, actions = [], th.randn(2, 5)
+    for blocks in (world_model.down_blocks, world_model.up_blocks):
+        blocks[0].register_forward_pre_hook(lambda module, inputs: met.append(inputs[0]))
+    world_model(th.randn(2, 2, 4, 8, 8), actions)
+    assert th.equal(met[0][:, -5:], actions[:, :, None, None].expand(2, 5, 8, 8))
+    assert th.equal(met[1][:, -5:], actions[:, :, None, None])
 
 
 def test_the_newest_frame_of_the_past_enters_the_world_model_last():

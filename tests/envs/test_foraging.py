@@ -177,15 +177,14 @@ def test_it_renders_what_it_observes(render_mode, shape):
     assert (rendered is None) if shape is None else np.array_equal(rendered, observation)
 
 
-@pytest.mark.parametrize(
-    "n_thorns",
-    [
-        3,
-        4,
-        pytest.param(6, marks=pytest.mark.xfail(strict=True, reason="thorns and the forager's reach may cover all 49 cells")),
-    ],
-)
+@pytest.mark.parametrize("n_thorns", [0, 3, 4])
 def test_levels_with_many_thorns_have_a_place_for_forager_and_fruit(n_thorns):
     env = ForagingEnv(n_thorns=n_thorns)
     for seed in range(60):
         play(env, expert, seed)
+
+
+@pytest.mark.parametrize("n_thorns", [-1, 5])
+def test_too_many_thorns_are_refused(n_thorns):
+    with pytest.raises(ValueError, match=f"n_thorns is {n_thorns}, expected 0 to 4"):
+        ForagingEnv(n_thorns=n_thorns)
