@@ -41,6 +41,7 @@ class BCVLRPolicy(BasePolicy):
 
     feature_mean: th.Tensor
     feature_std: th.Tensor
+    change_std: th.Tensor
     latent_mean: th.Tensor
     latent_std: th.Tensor
 
@@ -70,6 +71,7 @@ class BCVLRPolicy(BasePolicy):
         self.n_history = n_history
         self.standardize = standardize
         self.frame_differences = frame_differences
+        self.residual_world_model = residual_world_model
         assert observation_space.shape is not None and isinstance(action_space, spaces.Discrete)  # checked by the algorithm
         self.encoder = Encoder(observation_space.shape, encoder_channels, encoder_strides, encoder_residual_blocks)
         feature_shape = self.encoder.feature_shape
@@ -86,6 +88,7 @@ class BCVLRPolicy(BasePolicy):
         self.action_decoder = ActionDecoder(latent_dim, action_decoder_dims, int(action_space.n))
         self.register_buffer("feature_mean", th.zeros(feature_shape[0], 1, 1))
         self.register_buffer("feature_std", th.ones(feature_shape[0], 1, 1))
+        self.register_buffer("change_std", th.ones(feature_shape[0], 1, 1))
         self.register_buffer("latent_mean", th.zeros(latent_dim))
         self.register_buffer("latent_std", th.ones(()))
 
@@ -113,7 +116,13 @@ class BCVLRPolicy(BasePolicy):
 
     def predict_features(self, past_features: th.Tensor, quantized_actions: th.Tensor) -> th.Tensor:
         """w(s_t, z_q), the features expected at t+1; past features (B, n_history, C, H, W)."""
-        return self.world_model(self._differences(past_features), quantized_actions)
+        output = self.world_model(self._differences(past_features), quantized_actions)
+        return past_features[:, -1] + self.change_std * output if self.residual_world_model else output
+
+    def prediction_loss(self, past_features: th.Tensor, quantized_actions: th.Tensor, features: th.Tensor) -> th.Tensor:
+        """||w(s_t, z_q) - s_t+1||^2, in units of a frame's usual change: 1 is what copying s_t costs, where standardized."""
+        predicted = self.predict_features(past_features, quantized_actions)
+        return F.mse_loss(predicted / self.change_std, features / self.change_std)
 
     def latent_dynamics(self, frames: th.Tensor, commitment_coef: float) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -125,7 +134,7 @@ class BCVLRPolicy(BasePolicy):
         features = self.encode(frames)
         latent_actions = self.latent_actions(features)
         quantized, _, commitment_loss = self.idm.quantizer(latent_actions)
-        prediction_loss = F.mse_loss(self.predict_features(features[:, :-1], quantized), features[:, -1])
+        prediction_loss = self.prediction_loss(features[:, :-1], quantized, features[:, -1])
         return latent_actions, prediction_loss + commitment_coef * commitment_loss
 
     def action_loss(self, latent_actions: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -153,13 +162,14 @@ class BCVLRPolicy(BasePolicy):
         features = self.encode(frames)
         past, future = features[:, :-1], features[:, -1]
         quantized, indices, _ = self.idm.quantizer(self.latent_actions(features))
-        error = F.mse_loss(self.predict_features(past, quantized), future)
-        shuffled_error = F.mse_loss(self.predict_features(past, quantized.roll(1, 0)), future)
+        error = self.prediction_loss(past, quantized, future)
+        shuffled_error = self.prediction_loss(past, quantized.roll(1, 0), future)
+        copying_error = F.mse_loss(past[:, -1] / self.change_std, future / self.change_std)
         code_use, code_perplexity = perplexity(indices, self.idm.quantizer.codebook_size)
         self.set_training_mode(was_training)
         return {
             "world_model_error": error.item(),
-            "error_to_copying": (error / F.mse_loss(past[:, -1], future)).item(),
+            "error_to_copying": (error / copying_error).item(),
             "error_to_shuffled": (error / shuffled_error).item(),
             "code_use": code_use.item(),
             "perplexity": code_perplexity.item(),
@@ -168,12 +178,18 @@ class BCVLRPolicy(BasePolicy):
     # Statistics that are taken once, where ``standardize`` asks for them.
 
     def fit_feature_statistics(self, frames: th.Tensor) -> None:
-        """Standardize the features from now on: zero mean and unit variance of each channel over ``frames`` (..., C, H, W)."""
+        """
+        Standardize from now on: zero mean and unit variance of each channel, and unit variance of its changes in time.
+
+        :param frames: windows (B, n_history + 1, C, H, W)
+        """
         self.feature_mean.zero_()
         self.feature_std.fill_(1)
-        features = self.encode(frames).flatten(0, -4)
-        self.feature_mean.copy_(features.mean((0, 2, 3), keepdim=True)[0])
-        self.feature_std.copy_(features.std((0, 2, 3), keepdim=True)[0] + 1e-6)
+        features = self.encode(frames)
+        changes = features[:, 1:] - features[:, :-1]
+        self.feature_mean.copy_(features.mean((0, 1, 3, 4), keepdim=True)[0, 0])
+        self.feature_std.copy_(features.std((0, 1, 3, 4), keepdim=True)[0, 0] + 1e-6)
+        self.change_std.copy_(changes.square().mean((0, 1, 3, 4), keepdim=True)[0, 0].sqrt() / self.feature_std + 1e-6)
 
     def rescale_idm(self, latent_actions: th.Tensor) -> None:
         """Give p zero mean and unit variance where it gave these z (B, latent_dim): w would not hear a new p."""
@@ -188,10 +204,10 @@ class BCVLRPolicy(BasePolicy):
         self.latent_std.copy_(latent_actions.var(0).mean().sqrt() + 1e-6)
 
     def _differences(self, features: th.Tensor) -> th.Tensor:
-        """(B, n, C, H, W): the changes up to the newest map, then the newest map itself, so that it stays last."""
+        """(B, n, C, H, W): the changes up to the newest map, in their own units, then the newest map itself."""
         if not self.frame_differences:
             return features
-        return th.cat((features[:, 1:] - features[:, :-1], features[:, -1:]), dim=1)
+        return th.cat(((features[:, 1:] - features[:, :-1]) / self.change_std, features[:, -1:]), dim=1)
 
     # SB3's face.
 

@@ -134,7 +134,7 @@ class WorldModel(nn.Module):
     :param n_history: feature maps of the past
     :param latent_dim: size of the quantized latent action
     :param base_channels: width of the first block, doubled by each that follows
-    :param residual: predict the change since o_t, starting at none
+    :param zero_start: the output starts at 0, for a model of changes
     :param bounded_output: end in tanh / 2, as the authors do, although features are not bounded
     """
 
@@ -144,7 +144,7 @@ class WorldModel(nn.Module):
         n_history: int,
         latent_dim: int,
         base_channels: int,
-        residual: bool = False,
+        zero_start: bool = False,
         bounded_output: bool = False,
     ):
         super().__init__()
@@ -152,7 +152,6 @@ class WorldModel(nn.Module):
         n_levels = max(1, math.ceil(math.log2(max(height, width))) - 1)  # down to 2x2, which a convolution makes 1x1
         side = 2 ** (n_levels + 1)
         self.padding = (0, side - width, 0, side - height)
-        self.residual = residual
         self.bounded_output = bounded_output
         n_past = n_history * n_features
         widths = [base_channels * 2**level for level in range(n_levels)]
@@ -173,7 +172,7 @@ class WorldModel(nn.Module):
             for n_input, n_output in zip(up_inputs, up_outputs, strict=True)
         )
         last = nn.Conv2d(base_channels, n_features, 1)
-        if residual:
+        if zero_start:
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
         self.output = nn.Sequential(
@@ -197,10 +196,8 @@ class WorldModel(nn.Module):
         for block in self.up_blocks:
             x = F.relu(block(th.cat((x, skip), dim=1)))
             skip = skips.pop() if skips else past
-        change = self.output(th.cat((x, skip), dim=1))[..., :height, :width]
-        if self.bounded_output:
-            change = th.tanh(change) / 2
-        return past_features[:, -1] + change if self.residual else change
+        output = self.output(th.cat((x, skip), dim=1))[..., :height, :width]
+        return th.tanh(output) / 2 if self.bounded_output else output
 
 
 def orthogonal_init(layer: nn.Module) -> None:
