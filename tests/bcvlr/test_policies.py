@@ -55,6 +55,23 @@ def test_fitted_features_have_zero_mean_and_unit_variance_in_each_channel():
     assert th.allclose(features.std(1), th.ones(4), atol=1e-3)
 
 
+def test_errors_are_counted_in_units_of_each_channels_change():
+    policy, frames = make_policy(), random_frames(8, 3)
+    policy.fit_feature_statistics(frames)
+    features = policy.encode(frames)
+    changes = (features[:, 1:] - features[:, :-1]) / policy.change_std
+    assert th.allclose(changes.square().mean((0, 1, 3, 4)), th.ones(4), atol=1e-3)
+    copying = policy.prediction_loss(features[:, :-1], th.randn(8, 4), features[:, -1])  # w copies at its start
+    assert copying.item() == pytest.approx(changes[:, -1].square().mean().item(), rel=1e-4)
+
+
+def test_a_residual_world_model_predicts_in_units_of_the_change():
+    policy, past = make_policy(), th.randn(2, 2, 4, 8, 8)
+    policy.change_std.fill_(3)
+    policy.world_model = Constant(th.ones(2, 4, 8, 8))
+    assert th.allclose(policy.predict_features(past, th.randn(2, 4)), past[:, -1] + 3)
+
+
 def test_fitting_features_twice_is_fitting_them_once():
     policy, frames = make_policy(), random_frames(8, 3)
     policy.fit_feature_statistics(frames)
@@ -81,14 +98,16 @@ def test_without_standardize_the_statistics_stay_neutral(tiny_model):
     assert th.equal(policy.standardized(z), z)
 
 
-@pytest.mark.parametrize("names", [{"feature_mean", "feature_std", "latent_mean", "latent_std"}])
+@pytest.mark.parametrize("names", [{"feature_mean", "feature_std", "change_std", "latent_mean", "latent_std"}])
 def test_statistics_are_saved_with_the_parameters(names):
     assert names <= set(make_policy().state_dict())
 
 
 def test_frame_differences_are_the_changes_and_then_the_newest_frame():
     features = th.tensor([1.0, 3.0, 7.0]).view(1, 3, 1, 1, 1)
-    assert make_policy()._differences(features).flatten().tolist() == [2, 4, 7]
+    policy = make_policy()
+    policy.change_std.fill_(2)
+    assert policy._differences(features)[:, :, 0].flatten().tolist() == [1, 2, 7]
 
 
 def test_without_frame_differences_the_frames_are_seen_as_they_are():
@@ -167,12 +186,21 @@ def test_diagnostics_of_a_world_model_that_copies():
 
 
 def test_diagnostics_of_a_world_model_that_knows():
-    policy, frames = make_policy(), random_frames(6, 3)
+    policy, frames = make_policy(residual_world_model=False), random_frames(6, 3)
     policy.world_model = Oracle(policy, frames)
     values = policy.dynamics_diagnostics(frames)
     assert values["world_model_error"] == pytest.approx(0, abs=1e-6)
     assert values["error_to_copying"] == pytest.approx(0, abs=1e-5)
     assert values["error_to_shuffled"] == pytest.approx(0, abs=1e-5)
+
+
+class Constant(th.nn.Module):
+    def __init__(self, output: th.Tensor):
+        super().__init__()
+        self.output = output
+
+    def forward(self, *_):
+        return self.output
 
 
 class Oracle(th.nn.Module):
