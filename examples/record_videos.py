@@ -1,7 +1,7 @@
 """
 Record expert videos: one lossless .mp4 an episode and ``episodes.csv`` (file, length, return).
 
-    python examples/record_videos.py --out examples/videos/foraging --episodes 256
+    python examples/record_videos.py --out examples/videos/foraging --episodes 400
 """
 
 import argparse
@@ -47,7 +47,7 @@ def record(env: gym.Env, expert: Callable[[np.ndarray], int], out: Path, n_episo
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--episodes", type=int, default=256)
+    parser.add_argument("--episodes", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--slip", type=float, default=0.1, help="probability that a random action takes the expert's place")
     args = parser.parse_args()

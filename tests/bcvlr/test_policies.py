@@ -104,10 +104,9 @@ def test_statistics_are_saved_with_the_parameters(names):
 
 
 def test_frame_differences_are_the_changes_and_then_the_newest_frame():
-    features = th.tensor([1.0, 3.0, 7.0]).view(1, 3, 1, 1, 1)
-    policy = make_policy()
+    policy, features = make_policy(), th.tensor([1.0, 3.0, 7.0]).view(1, 3, 1, 1, 1).expand(1, 3, 4, 1, 1)
     policy.change_std.fill_(2)
-    assert policy._differences(features)[:, :, 0].flatten().tolist() == [1, 2, 7]
+    assert policy._differences(features)[0, :, 0].flatten().tolist() == [1, 2, 7]
 
 
 def test_without_frame_differences_the_frames_are_seen_as_they_are():
