@@ -44,6 +44,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param train_freq: the same in SB3's way, counted in each environment; overrules ``rollout_steps``
     :param pretrain_encoder_steps: gradient steps of f, offline
     :param pretrain_dynamics_steps: gradient steps of p and w, offline; 0 leaves the latent-action stage out
+    :param quantizer_warmup_steps: how many of these leave z continuous: w first finds out that z is worth listening to (ours)
     :param pretrain_imitation_steps: gradient steps of pi, offline
     :param gradient_steps: of p and d after each rollout
     :param imitation_steps: gradient steps of pi after each rollout
@@ -103,6 +104,7 @@ class BCVLR(VideoImitationAlgorithm):
         train_freq: int | tuple[int, str] | None = None,
         pretrain_encoder_steps: int = 500,
         pretrain_dynamics_steps: int = 3_000,
+        quantizer_warmup_steps: int = 2_000,
         pretrain_imitation_steps: int = 1_000,
         gradient_steps: int = 100,
         imitation_steps: int = 400,
@@ -154,6 +156,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.action_decoder_learning_rate = action_decoder_learning_rate
         self.pretrain_encoder_steps = pretrain_encoder_steps
         self.pretrain_dynamics_steps = pretrain_dynamics_steps
+        self.quantizer_warmup_steps = quantizer_warmup_steps
         self.pretrain_imitation_steps = pretrain_imitation_steps
         self.imitation_steps = imitation_steps
         self.encoder_batch_size = encoder_batch_size
@@ -238,6 +241,7 @@ class BCVLR(VideoImitationAlgorithm):
         parameters = [*self.policy.idm.parameters(), *self.policy.world_model.parameters()]
         optimizer = th.optim.AdamW(parameters, lr=self.dynamics_learning_rate, fused=True)
         for step in self._pretraining_steps(self.pretrain_dynamics_steps, "latent actions", progress_bar):
+            self.policy.idm.quantizer.bypass = step < self.quantizer_warmup_steps
             videos = self.videos.sample(self.dynamics_batch_size)
             _, loss = self.policy.latent_dynamics(videos.frames, self.commitment_coef)
             optimize(optimizer, loss, self.max_grad_norm)
@@ -247,6 +251,7 @@ class BCVLR(VideoImitationAlgorithm):
                 ).items():
                     self.logger.record(f"pretrain/{name}", value)
                 self.logger.dump(self.pretrain_encoder_steps + step + 1)
+        self.policy.idm.quantizer.bypass = False
         self.policy.world_model.requires_grad_(False)
         if self.policy.standardize:
             self.policy.fit_latent_statistics(self._label_videos(self.videos.sample_indices(4096)))

@@ -47,6 +47,7 @@ class VectorQuantizer(nn.Module):
         self.n_codebooks, self.codebook_size, self.code_dim, self.n_latents = n_codebooks, codebook_size, code_dim, n_latents
         self.latent_dim = n_codebooks * code_dim * n_latents
         self.decay = decay
+        self.bypass = False  # hand z on as it is, for a warm-up
         self.revive_codes = revive_codes and not zero_counts
         codes = (2 * th.rand(n_codebooks, codebook_size, code_dim) - 1) * 5 / codebook_size
         self.register_buffer("codes", codes)
@@ -65,11 +66,13 @@ class VectorQuantizer(nn.Module):
         with th.no_grad():
             indices = th.cdist(flat, self.codes, compute_mode="use_mm_for_euclid_dist").argmin(-1)
             chosen = th.gather(self.codes, 1, indices[..., None].expand(-1, -1, self.code_dim))
-            if self.training:
+            if self.training and not self.bypass:
                 self._follow(flat, indices)
+        codes_chosen = indices.view(self.n_codebooks, -1, self.n_latents).transpose(0, 1)
+        if self.bypass:
+            return z, codes_chosen, z.new_zeros(())
         z_q = chosen.view_as(vectors).permute(1, 0, 3, 2).reshape(z.shape)
-        indices = indices.view(self.n_codebooks, -1, self.n_latents).transpose(0, 1)
-        return straight_through(z, z_q), indices, F.mse_loss(z, z_q)
+        return straight_through(z, z_q), codes_chosen, F.mse_loss(z, z_q)
 
     def _follow(self, vectors: th.Tensor, indices: th.Tensor) -> None:
         """Move each code to the average of its vectors, exponentially forgetting, with Laplace-smoothed counts."""
