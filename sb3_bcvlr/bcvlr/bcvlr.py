@@ -110,7 +110,7 @@ class BCVLR(VideoImitationAlgorithm):
         imitation_steps: int = 400,
         batch_size: int = 64,
         encoder_batch_size: int = 64,
-        dynamics_batch_size: int = 32,
+        dynamics_batch_size: int = 64,
         imitation_batch_size: int = 64,
         tau: float = 0.05,
         target_update_interval: int = 2,
