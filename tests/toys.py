@@ -24,6 +24,7 @@ TINY_NETWORKS: dict[str, Any] = dict(
     action_decoder_dims=[8],
 )
 TINY_STEPS: dict[str, Any] = dict(
+    quantizer_warmup_steps=0,
     learning_starts=9,
     rollout_steps=10,
     buffer_size=100,

@@ -718,3 +718,13 @@ def test_a_dataset_that_crosses_episodes_unasked_is_refused(tiny_model):
     videos = VideoDataset(fake_videos(), cross_episodes=True)
     with pytest.raises(ValueError, match="cross_episodes=True"):
         tiny_model(videos=videos)
+
+
+@pytest.mark.parametrize(("warmup_steps", "quantized_steps"), [(0, 5), (3, 2), (9, 0)])
+def test_latent_actions_stay_continuous_while_the_quantizer_warms_up(warmup_steps, quantized_steps):
+    model, updates = tiny_model(pretrain_dynamics_steps=5, quantizer_warmup_steps=warmup_steps), []
+    follow = model.policy.idm.quantizer._follow
+    model.policy.idm.quantizer._follow = lambda *args: updates.append(follow(*args))
+    model.pretrain()
+    assert len(updates) == quantized_steps
+    assert not model.policy.idm.quantizer.bypass

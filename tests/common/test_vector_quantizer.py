@@ -184,3 +184,14 @@ def test_commitment_loss_is_the_mean_squared_distance_to_the_codes():
     assert loss.item() == (1**2 + 3**2) / 2
     loss.backward()
     assert z.grad.flatten().tolist() == [1.0, -3.0]  # 2 (z - code) / 2
+
+
+def test_a_bypassed_quantizer_hands_latent_actions_on_and_learns_nothing():
+    quantizer, z = VectorQuantizer(2, 8, 3, 2, revive_codes=True), th.randn(16, 12)
+    before = quantizer.codes.clone()
+    quantizer.bypass = True
+    quantized, indices, commitment_loss = quantizer(z)
+    assert th.equal(quantized, z)
+    assert indices.shape == (16, 2, 2)
+    assert commitment_loss == 0
+    assert th.equal(quantizer.codes, before)
