@@ -180,7 +180,7 @@ def make_foraging(n_envs: int, seed: int) -> VecEnv:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/quickstart"))
-    parser.add_argument("--steps", type=int, default=16_000, help="environment steps")
+    parser.add_argument("--steps", type=int, default=4_000, help="environment steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--without-latent-actions", action="store_true", help="leave the latent-action stage out, to compare")
     args = parser.parse_args()

@@ -48,13 +48,15 @@ PROCGEN: dict[str, Any] = dict(
 
 # A small world needs fewer steps than the defaults, which are made for games like Procgen's.
 FORAGING: dict[str, Any] = dict(
-    rollout_steps=2_000,  # ours, all of them
+    idm_learning_rate=2e-5,  # [D] the videos have taught p what an action is: online, d finds out which
+    learning_starts=500,  # ours, as all below
+    rollout_steps=1_000,
     pretrain_encoder_steps=200,
     pretrain_dynamics_steps=800,
     quantizer_warmup_steps=0,
     pretrain_imitation_steps=1_000,
     gradient_steps=50,
-    imitation_steps=300,
+    imitation_steps=600,
 )
 
 SUITES: dict[str, dict[str, Any]] = {"procgen": PROCGEN, "foraging": FORAGING}
