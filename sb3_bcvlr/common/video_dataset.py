@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch as th
+from tqdm import tqdm
 
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
@@ -437,7 +438,8 @@ def _open_store(videos: Any, conversion: _Conversion, cache_dir: Path, on_error:
     try:
         with os.fdopen(descriptor, "wb") as file:
             writer = _StoreWriter(file, conversion, on_error)
-            for video, name in named_videos:
+            # On a terminal only: decoding thousands of videos takes minutes
+            for video, name in tqdm(named_videos, desc="decoding", unit="video", disable=None, mininterval=1):
                 writer.add(video, name)
             writer.finish()
         # Two processes may build the same store at once: each has its own file and the last to rename wins
