@@ -24,8 +24,7 @@ from pathlib import Path
 import sb3_bcvlr  # isort: skip  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
-from quickstart import LearningCurve
-from stable_baselines3.common.evaluation import evaluate_policy
+from quickstart import EVAL_SEED, LearningCurve, evaluate
 from torch.nn import functional as F
 from tqdm import trange
 
@@ -55,24 +54,21 @@ class Ladder:
         self.start = deepcopy(model.policy.state_dict())
 
     def restart(self) -> None:
-        """Forget the last rung: networks as pre-trained, optimizers fresh."""
+        """Forget the last rung: networks as pre-trained."""
         self.policy.load_state_dict(self.start)
-        self.pi_optimizer = th.optim.Adam(
-            [*self.policy.latent_policy.parameters(), *self.policy.action_decoder.parameters()],
-            self.model.imitation_learning_rate,
-            fused=True,
-        )
         self.policy.set_training_mode(True)
         self.policy.world_model.eval()
 
     def clone_actions(self, labels: th.Tensor, n_steps: int) -> None:
         """pi and d by cross-entropy against ``labels``, one for each window."""
+        learned = [*self.policy.latent_policy.parameters(), *self.policy.action_decoder.parameters()]
+        optimizer = th.optim.Adam(learned, self.model.imitation_learning_rate, fused=True)
         for _ in trange(n_steps, desc="clone actions"):
             indices = self.model.videos.sample_indices(self.model.imitation_batch_size)
             logits = self.policy.action_decoder(
                 self.policy.latent_policy(self.policy.encode(self.model.videos.observations(indices)))
             )
-            optimize(self.pi_optimizer, F.cross_entropy(logits, labels[indices]))
+            optimize(optimizer, F.cross_entropy(logits, labels[indices]))
 
     def clone_latent_actions(self, n_steps: int) -> None:
         optimizer = th.optim.Adam(self.policy.latent_policy.parameters(), self.model.imitation_learning_rate, fused=True)
@@ -143,7 +139,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     env = make_procgen(args.game, args.n_envs, args.seed)
-    eval_env = make_procgen(args.game, 64, args.seed + 1_000_000)
+    eval_env = make_procgen(args.game, 64, EVAL_SEED + args.seed)
     videos, held_out = (VideoDataset(folder, seed=args.seed) for folder in (args.labelled, args.held_out))
     kwargs = sb3_bcvlr.hyperparams.get("bcvlr", "procgen") if args.preset == "paper" else {}
     # What a rung spends on pi, the full method spends over its rollouts.
@@ -155,7 +151,8 @@ def main() -> None:
     ladder = Ladder(model, read_actions(args.labelled, videos), held_out, read_actions(args.held_out, held_out), args.game)
     diagnostics = model.policy.dynamics_diagnostics(held_out.sample(1024).frames)
     print(f"pre-trained in {seconds_pretraining:.0f} s; on held-out windows:", json.dumps(diagnostics))
-    print(f"most frequent action: {ladder.majority():.3f} of the held-out windows")
+    majority = ladder.majority()
+    print(f"most frequent action: {majority:.3f} of the held-out windows")
 
     rows = []
     for rung in args.rungs:
@@ -177,10 +174,16 @@ def main() -> None:
             write_csv(args.out / f"{args.game}_curve.csv", [{"step": step, "return": value} for step, value in curve.points])
         seconds = time.perf_counter() - start
         model.policy.set_training_mode(False)
-        returns, _ = evaluate_policy(model, eval_env, 64, deterministic=False, return_episode_rewards=True)
-        row = {"game": args.game, "rung": rung, **ladder.accuracies(), "return": np.mean(returns)}
-        row |= {"return_stderr": np.std(returns, ddof=1) / len(returns) ** 0.5, "updates": args.updates, "seconds": seconds}
-        row |= {"majority": ladder.majority(), "seconds_pretraining": seconds_pretraining, "seed": args.seed, **diagnostics}
+        mean_return, stderr = evaluate(model, eval_env, 64)
+        row = {"game": args.game, "rung": rung, **ladder.accuracies(), "return": mean_return, "return_stderr": stderr}
+        row |= {
+            "updates": args.updates,
+            "seconds": seconds,
+            "majority": majority,
+            "seconds_pretraining": seconds_pretraining,
+            "seed": args.seed,
+            **diagnostics,
+        }
         rows.append({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
         print(json.dumps(rows[-1]), flush=True)
         write_csv(args.out / f"{args.game}.csv", rows)

@@ -58,6 +58,12 @@ class LearningCurve(BaseCallback):
             self._returns = []
 
 
+def evaluate(policy: Any, env: VecEnv, n_episodes: int, deterministic: bool = False) -> tuple[float, float]:
+    """Mean return of whole episodes, as many in each environment, and its standard error."""
+    returns, _ = evaluate_policy(policy, env, n_episodes, deterministic, return_episode_rewards=True)
+    return float(np.mean(returns)), float(np.std(returns, ddof=1) / len(returns) ** 0.5)
+
+
 def run(
     make_env: Callable[[int, int], VecEnv],
     videos: Path,
@@ -89,21 +95,17 @@ def run(
         seconds[stage] = time.perf_counter() - start
         return result
 
-    def evaluate(policy: Any, deterministic: bool = False) -> tuple[float, float]:
-        returns, _ = evaluate_policy(policy, eval_env, n_eval_episodes, deterministic, return_episode_rewards=True)
-        return float(np.mean(returns)), float(np.std(returns, ddof=1) / len(returns) ** 0.5)
-
     dataset = timed("decode", VideoDataset, videos, on_error="skip", seed=seed)
     print(
         f"{dataset.n_episodes} videos, {dataset.n_frames} frames {dataset.observation_shape}, mean return {video_return:.2f}"
     )
     model = BCVLR(env, videos=dataset, seed=seed, **model_kwargs)
     curve = LearningCurve()
-    random_return, _ = timed("random play", evaluate, RandomPolicy(eval_env))
+    random_return, _ = timed("random play", evaluate, RandomPolicy(eval_env), eval_env, n_eval_episodes)
     timed("pre-train", model.pretrain, progress_bar=True)
     timed("learn online", model.learn, steps, callback=curve, progress_bar=True)
-    policy_return, policy_return_stderr = timed("evaluate", evaluate, model)
-    greedy_return, greedy_return_stderr = timed("evaluate greedy", evaluate, model, deterministic=True)
+    policy_return, policy_return_stderr = timed("evaluate", evaluate, model, eval_env, n_eval_episodes)
+    greedy_return, greedy_return_stderr = timed("evaluate greedy", evaluate, model, eval_env, n_eval_episodes, True)
 
     summary = {
         "random_return": random_return,
@@ -118,7 +120,7 @@ def run(
     model.save(out / "model.zip")
     (out / "summary.json").write_text(json.dumps({**summary, "seconds_per_stage": seconds, "seed": seed}, indent=2) + "\n")
     plot(curve.points, summary, out)
-    film(model, make_env(1, EVAL_SEED + seed), read_video(next(iter(sorted(videos.glob("*.mp4"))))), out / "side_by_side.mp4")
+    film(model, make_env(1, EVAL_SEED + seed), read_video(min(videos.glob("*.mp4"))), out / "side_by_side.mp4")
     print(table(summary, seconds))
     print(f"Written to {out}/: model.zip, summary.json, learning_curve.png, side_by_side.mp4")
     return summary

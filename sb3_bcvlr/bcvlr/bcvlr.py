@@ -246,9 +246,8 @@ class BCVLR(VideoImitationAlgorithm):
             _, loss = self.policy.latent_dynamics(videos.frames, self.commitment_coef)
             optimize(optimizer, loss, self.max_grad_norm)
             if (step + 1) % LOG_STEPS == 0:
-                for name, value in self.policy.dynamics_diagnostics(
-                    self.videos.sample(self.dynamics_batch_size).frames
-                ).items():
+                fresh_videos = self.videos.sample(self.dynamics_batch_size)
+                for name, value in self.policy.dynamics_diagnostics(fresh_videos.frames).items():
                     self.logger.record(f"pretrain/{name}", value)
                 self.logger.dump(self.pretrain_encoder_steps + step + 1)
         self.policy.idm.quantizer.bypass = False

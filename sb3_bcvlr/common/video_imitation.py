@@ -1,6 +1,6 @@
 """What every algorithm that learns from videos shares: the videos, ``pretrain`` before ``learn``, save hooks."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -161,12 +161,11 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         # Random steps are for an action decoder that knows nothing yet, not for every call of learn().
         return super()._sample_action(0 if self._n_updates else learning_starts, action_noise, n_envs)
 
-    def _pretraining_steps(self, n_steps: int, stage: str, progress_bar: bool) -> Iterator[int]:
+    def _pretraining_steps(self, n_steps: int, stage: str, progress_bar: bool) -> Iterable[int]:
         """Count the gradient steps of a stage under a progress bar of its own."""
-        bar = tqdm(
+        return tqdm(
             range(n_steps), desc=f"{stage:>14}", unit="step", disable=not progress_bar, dynamic_ncols=True, mininterval=1
         )
-        return iter(bar)
 
     def _start_pretraining_log(self) -> None:
         """A run of its own, since its axis is gradient steps and not environment steps."""
