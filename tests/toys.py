@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation, TransformObservation
 
 from sb3_bcvlr import BCVLR
 
@@ -19,8 +20,7 @@ TINY_NETWORKS: dict[str, Any] = dict(
     idm_hidden_dim=8,
     quantizer_kwargs=dict(n_codebooks=2, codebook_size=8, code_dim=2, n_latents=1, decay=0.9, revive_codes=True),
     world_model_channels=4,
-    latent_policy_channels=[4],
-    latent_policy_hidden_dim=8,
+    latent_policy_kwargs=dict(channels=[4], hidden_dim=8),
     action_decoder_dims=[8],
 )
 TINY_STEPS: dict[str, Any] = dict(
@@ -80,6 +80,14 @@ class ActionPictureEnv(gym.Env):
     def step(self, action):
         self.n_steps += 1
         return self._observation(int(action)), self.reward, self.n_steps >= self.episode_length, False, {}
+
+
+def stacked(env: gym.Env, n_stack: int) -> gym.Env:
+    """Observations (n_stack * C, H, W): the last frames, an episode's first one repeated before it."""
+    env = FrameStackObservation(env, n_stack, padding_type="reset")
+    n, height, width, channels = env.observation_space.shape
+    space = spaces.Box(0, 255, (n * channels, height, width), np.uint8)
+    return TransformObservation(env, lambda frames: frames.transpose(0, 3, 1, 2).reshape(space.shape), space)
 
 
 def fake_videos(n_episodes: int = 3, n_frames: int = 8) -> list[np.ndarray]:

@@ -1,11 +1,15 @@
 """BCV-LR: behavior cloning from videos via latent representations (Liu, Li, Zhao; NeurIPS 2025; arXiv 2512.21586)."""
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim, maybe_transpose
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch.nn import functional as F
 
@@ -28,16 +32,19 @@ class BCVLR(VideoImitationAlgorithm):
 
     Official code: https://github.com/liuxin0824/BCV-LR-discrete. What differs from it: docs/modules/bcvlr.md.
 
-    :param env: a VecEnv, a Gymnasium environment or its id; observations are uint8 images, actions discrete
+    :param env: a VecEnv, a Gymnasium environment or its id; observations are uint8 images or stacks of them, actions discrete
+        or of a bounded Box
     :param videos: a ``VideoDataset`` or anything that it takes: a folder, files, arrays; without actions
     :param policy: "CnnPolicy" or a class
     :param learning_rate: of pi online; a float or a schedule of the remaining progress
     :param encoder_learning_rate: of f, offline
     :param dynamics_learning_rate: of p and w, offline
     :param imitation_learning_rate: of pi, offline
-    :param idm_learning_rate: of p, online
+    :param idm_learning_rate: of p, online; 0 leaves p as pre-trained (ablation "w/o ft")
     :param action_decoder_learning_rate: of d, online
-    :param n_history: frames before o_t+1 that p sees; w sees them too, pi sees o_t alone
+    :param world_model_learning_rate: of w, online; 0 leaves it as pre-trained
+    :param n_history: observations before o_t+1 that p sees; w sees them too, pi sees o_t alone. None: 2, and 1 where the
+        environment stacks frames
     :param buffer_size: environment steps that the replay buffer holds
     :param learning_starts: environment steps with random actions at the start; training begins when more have been made
     :param rollout_steps: environment steps, of all environments together, between two calls of ``train``
@@ -46,7 +53,10 @@ class BCVLR(VideoImitationAlgorithm):
     :param pretrain_dynamics_steps: gradient steps of p and w, offline; 0 leaves the latent-action stage out
     :param quantizer_warmup_steps: how many of these leave z continuous: w first finds out that z is worth listening to (ours)
     :param pretrain_imitation_steps: gradient steps of pi, offline
+    :param exploration_noise: standard deviation of the normal noise on continuous actions, scaled to [-1, 1], in rollouts;
+        discrete actions are sampled
     :param gradient_steps: of p and d after each rollout
+    :param n_epochs: count these instead as passes over all steps in the replay
     :param imitation_steps: gradient steps of pi after each rollout
     :param batch_size: windows of the replay in a step of p and d
     :param encoder_batch_size: windows of the videos in a step of f
@@ -57,7 +67,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param world_model_coef: beta, the weight of the latent-action loss online
     :param commitment_coef: weight of the quantizer's commitment loss
     :param max_grad_norm: of p and w, offline
-    :param feature_loss_class: trains f; called with the encoder, the observation's shape and ``literal``
+    :param tune_encoder: where f goes on learning (ablation): "dynamics", with p and w offline; "online", with p and d
+    :param feature_loss_class: trains f, ``InfoNCE``, ``PrototypeLoss`` or another; called with the encoder, the observation's shape and ``literal``
     :param feature_loss_kwargs: further arguments of it
     :param literal: what to do as the authors' code does where we think it mistaken (docs/modules/bcvlr.md): any of
         "frozen_reconstruction", "resampled_shift", "cross_episodes", "bounded_features", "zero_counts",
@@ -97,7 +108,8 @@ class BCVLR(VideoImitationAlgorithm):
         imitation_learning_rate: float = 1e-3,
         idm_learning_rate: float = 5e-4,
         action_decoder_learning_rate: float = 1e-3,
-        n_history: int = 2,
+        world_model_learning_rate: float = 0.0,
+        n_history: int | None = None,
         buffer_size: int = 100_000,
         learning_starts: int = 1_000,
         rollout_steps: int = 4_096,
@@ -106,7 +118,9 @@ class BCVLR(VideoImitationAlgorithm):
         pretrain_dynamics_steps: int = 2_000,
         quantizer_warmup_steps: int = 1_500,
         pretrain_imitation_steps: int = 1_000,
+        exploration_noise: float = 0.5,
         gradient_steps: int = 60,
+        n_epochs: int | None = None,
         imitation_steps: int = 400,
         batch_size: int = 64,
         encoder_batch_size: int = 64,
@@ -117,6 +131,7 @@ class BCVLR(VideoImitationAlgorithm):
         world_model_coef: float = 1.0,
         commitment_coef: float = 0.05,
         max_grad_norm: float = 2.0,
+        tune_encoder: Collection[str] = (),
         feature_loss_class: type[th.nn.Module] = InfoNCE,
         feature_loss_kwargs: dict[str, Any] | None = None,
         literal: Collection[str] = (),
@@ -154,10 +169,13 @@ class BCVLR(VideoImitationAlgorithm):
         self.imitation_learning_rate = imitation_learning_rate
         self.idm_learning_rate = idm_learning_rate
         self.action_decoder_learning_rate = action_decoder_learning_rate
+        self.world_model_learning_rate = world_model_learning_rate
         self.pretrain_encoder_steps = pretrain_encoder_steps
         self.pretrain_dynamics_steps = pretrain_dynamics_steps
         self.quantizer_warmup_steps = quantizer_warmup_steps
         self.pretrain_imitation_steps = pretrain_imitation_steps
+        self.exploration_noise = exploration_noise
+        self.n_epochs = n_epochs
         self.imitation_steps = imitation_steps
         self.encoder_batch_size = encoder_batch_size
         self.dynamics_batch_size = dynamics_batch_size
@@ -166,6 +184,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.world_model_coef = world_model_coef
         self.commitment_coef = commitment_coef
         self.max_grad_norm = max_grad_norm
+        self.tune_encoder = tune_encoder
         self.feature_loss_class = feature_loss_class
         self.feature_loss_kwargs = feature_loss_kwargs or {}
         if _init_setup_model:
@@ -173,15 +192,21 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.policy.encoder.requires_grad_(not self.pretrained)
-        self.policy.world_model.requires_grad_(not self.pretrained)  # online, w tells p what is wrong and stays as it is
+        self.tune_encoder = frozenset(self.tune_encoder)
+        if unknown := self.tune_encoder - {"dynamics", "online"}:
+            raise ValueError(f'tune_encoder: {sorted(unknown)} is not known; choose from "dynamics" and "online".')
+        if isinstance(self.action_space, spaces.Box):
+            n_dims = get_action_dim(self.action_space)
+            self.action_noise = NormalActionNoise(np.zeros(n_dims), np.full(n_dims, self.exploration_noise))
         # The optimizers of the online stage, which a saved model takes along; those of pretrain() end with it.
+        learning_rates = [
+            (self.policy.idm, self.idm_learning_rate),
+            (self.policy.action_decoder, self.action_decoder_learning_rate),
+            (self.policy.world_model, self.world_model_learning_rate),
+            (self.policy.encoder, self.idm_learning_rate * ("online" in self.tune_encoder)),
+        ]
         self.finetune_optimizer = th.optim.Adam(
-            [
-                {"params": self.policy.idm.parameters(), "lr": self.idm_learning_rate},
-                {"params": self.policy.action_decoder.parameters(), "lr": self.action_decoder_learning_rate},
-            ],
-            fused=True,
+            [{"params": network.parameters(), "lr": rate} for network, rate in learning_rates if rate], fused=True
         )
         self.latent_policy_optimizer = th.optim.Adam(
             self.policy.latent_policy.parameters(), lr=self.lr_schedule(1), fused=True
@@ -237,11 +262,15 @@ class BCVLR(VideoImitationAlgorithm):
         """p, its quantizer and w by the latent-action loss (L_la)."""
         if self.policy.standardize:
             self.policy.rescale_idm(self._label_videos(self.videos.sample_indices(1024)))
-        self.policy.world_model.requires_grad_(True)
-        parameters = [*self.policy.idm.parameters(), *self.policy.world_model.parameters()]
+        networks = [self.policy.idm, self.policy.world_model]
+        networks += [self.policy.encoder] if "dynamics" in self.tune_encoder else []
+        for network in networks:
+            network.requires_grad_(True)
+        parameters = [parameter for network in networks for parameter in network.parameters()]
         optimizer = th.optim.AdamW(parameters, lr=self.dynamics_learning_rate, fused=True)
+        quantizer = self.policy.idm.quantizer
         for step in self._pretraining_steps(self.pretrain_dynamics_steps, "latent actions", progress_bar):
-            self.policy.idm.quantizer.bypass = step < self.quantizer_warmup_steps
+            quantizer.bypass = not quantizer.enabled or step < self.quantizer_warmup_steps
             videos = self.videos.sample(self.dynamics_batch_size)
             _, loss = self.policy.latent_dynamics(videos.frames, self.commitment_coef)
             optimize(optimizer, loss, self.max_grad_norm)
@@ -250,39 +279,112 @@ class BCVLR(VideoImitationAlgorithm):
                 for name, value in self.policy.dynamics_diagnostics(fresh_videos.frames).items():
                     self.logger.record(f"pretrain/{name}", value)
                 self.logger.dump(self.pretrain_encoder_steps + step + 1)
-        self.policy.idm.quantizer.bypass = False
+        quantizer.bypass = not quantizer.enabled
+        self.policy.encoder.requires_grad_(False)
         self.policy.world_model.requires_grad_(False)
         if self.policy.standardize:
             self.policy.fit_latent_statistics(self._label_videos(self.videos.sample_indices(4096)))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Online stage, after each rollout: p and d learn from the rollouts (L_ft), pi from the videos (L_bc)."""
-        self.policy.set_training_mode(True)
-        self.policy.world_model.train("world_model_batch_statistics" in self.literal)
+        if self.n_epochs is not None:
+            gradient_steps = math.ceil(self.n_epochs * self.replay_buffer.size() * self.n_envs / batch_size)
+        self._align(self.replay_buffer, gradient_steps, batch_size)
         self._update_learning_rate(self.latent_policy_optimizer)
-        action_losses, dynamics_losses, accuracies = [], [], []
+        imitation_losses = self._imitate_videos(self.imitation_steps, self.latent_policy_optimizer)
+        self._record_mean("train/imitation_loss", imitation_losses)
+        self.dump_logs()
+
+    def _align(self, replay_buffer: WindowReplayBuffer, gradient_steps: int, batch_size: int) -> None:
+        """p and d learn from steps with actions what a latent action does (L_ft)."""
+        self.policy.set_training_mode(True)
+        self.policy.encoder.requires_grad_("online" in self.tune_encoder)
+        self.policy.idm.requires_grad_(self.idm_learning_rate > 0).train(self.idm_learning_rate > 0)
+        self.policy.world_model.requires_grad_(self.world_model_learning_rate > 0)  # else w tells p what is wrong, and stays
+        self.policy.world_model.train(self.world_model_learning_rate > 0 or "world_model_batch_statistics" in self.literal)
+        action_losses, dynamics_losses, scores = [], [], []
         for _ in range(gradient_steps):
-            replay_data = self.replay_buffer.sample(batch_size)
+            replay_data = replay_buffer.sample(batch_size)
             latent_actions, dynamics_loss = self.policy.latent_dynamics(replay_data.frames, self.commitment_coef)
-            action_loss, accuracy = self.policy.action_loss(latent_actions, replay_data.actions)
+            action_loss, score = self.policy.action_loss(latent_actions, replay_data.actions)
             optimize(self.finetune_optimizer, action_loss + self.world_model_coef * dynamics_loss)
             if "double_codebook_update" in self.literal:
                 self.policy.idm.quantizer(latent_actions.detach())
             action_losses.append(action_loss.detach())
             dynamics_losses.append(dynamics_loss.detach())
-            accuracies.append(accuracy)
-        imitation_losses = self._imitate_videos(self.imitation_steps, self.latent_policy_optimizer)
+            scores.append(score)
+        self.policy.encoder.requires_grad_(False)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, values in (
-            ("action_loss", action_losses),
-            ("action_accuracy", accuracies),
-            ("dynamics_loss", dynamics_losses),
-            ("imitation_loss", imitation_losses),
-        ):
-            if values:
-                self.logger.record(f"train/{name}", th.stack(values).mean().item())
-        self.dump_logs()
+        self._record_mean("train/action_loss", action_losses)
+        self._record_mean("train/action_accuracy" if self.policy.is_discrete else "train/action_r2", scores)
+        self._record_mean("train/dynamics_loss", dynamics_losses)
+
+    def align(
+        self,
+        transitions: Iterable[tuple[np.ndarray, np.ndarray]],
+        gradient_steps: int = 1_000,
+        imitation_steps: int = 10_000,
+        n_rounds: int = 10,
+        progress_bar: bool = False,
+    ) -> "BCVLR":
+        """
+        The online stage without an environment: transitions with actions, an expert's or others', take the rollouts' place.
+
+        :param transitions: episodes, each observations (T + 1, *observation_shape) uint8 and the actions (T, ...) between them
+        :param gradient_steps: of p and d, in all
+        :param imitation_steps: of pi, in all
+        :param n_rounds: p and d, then pi, take turns so many times
+        :param progress_bar: show one
+        :raises ValueError: there are no videos, or episodes of other shapes than the environment's
+        """
+        self._require_videos()
+        if not self.pretrained:
+            self.pretrain(progress_bar)
+        replay_buffer = self._store(transitions)
+        self._start_pretraining_log()
+        for turn in self._pretraining_steps(n_rounds, "alignment", progress_bar):
+            share = slice(turn, None, n_rounds)
+            self._align(replay_buffer, len(range(gradient_steps)[share]), self.batch_size)
+            losses = self._imitate_videos(len(range(imitation_steps)[share]), self.latent_policy_optimizer)
+            self._record_mean("train/imitation_loss", losses)
+            self.logger.dump(turn + 1)
+        return self
+
+    def _store(self, transitions: Iterable[tuple[np.ndarray, np.ndarray]]) -> WindowReplayBuffer:
+        """A replay buffer of the size of these episodes; the frame that ends one is an end without an action."""
+        episodes = []
+        for number, (observations, actions) in enumerate(transitions):
+            observations = maybe_transpose(np.asarray(observations), self.observation_space)
+            actions = np.asarray(actions).reshape(len(actions), *self.action_space.shape)
+            if observations.shape != (len(actions) + 1, *self.observation_space.shape):
+                raise ValueError(
+                    f"Episode {number} has observations of shape {observations.shape} and {len(actions)} actions, expected "
+                    f"{(len(actions) + 1, *self.observation_space.shape)}: one observation more than actions."
+                )
+            if isinstance(self.action_space, spaces.Box):
+                actions = self.policy.scale_action(actions)
+            episodes.append((observations, actions))
+        if not episodes:
+            raise ValueError("There is no transition to align with: pass episodes of (observations, actions).")
+        replay_buffer = WindowReplayBuffer(
+            sum(len(observations) for observations, _ in episodes),
+            self.observation_space,
+            self.action_space,
+            self.device,
+            **self.replay_buffer_kwargs,
+        )
+        for observations, actions in episodes:
+            last = len(actions)
+            for step in range(last + 1):
+                now, then = observations[step][None], observations[min(step + 1, last)][None]
+                action = actions[min(step, last - 1)][None]
+                replay_buffer.add(now, then, action, np.zeros(1), np.array([step == last]), [{}])
+        return replay_buffer
+
+    def _record_mean(self, name: str, values: list[th.Tensor]) -> None:
+        if values:
+            self.logger.record(name, th.stack(values).mean().item())
 
     def _imitate_videos(self, n_steps: int, optimizer: th.optim.Optimizer, progress_bar: bool = False) -> list[th.Tensor]:
         """
@@ -298,7 +400,8 @@ class BCVLR(VideoImitationAlgorithm):
         indices, positions = indices.reshape(n_steps, -1), positions.reshape(n_steps, -1)
         losses = []
         for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
-            features = self.policy.encode(self.videos.observations(indices[step]))
+            with th.no_grad():  # f is frozen
+                features = self.policy.encode(self.videos.observations(indices[step]))
             loss = F.mse_loss(self.policy.latent_policy(features), labels[positions[step]])
             optimize(optimizer, loss)
             losses.append(loss.detach())

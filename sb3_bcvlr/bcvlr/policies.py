@@ -5,9 +5,11 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import make_proba_distribution
+from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
 from torch.nn import functional as F
 
 from sb3_bcvlr.common.networks import ActionDecoder, Encoder, InverseDynamicsModel, LatentPolicy, WorldModel
@@ -18,20 +20,21 @@ class BCVLRPolicy(BasePolicy):
     """
     a = d(pi(f(o))), with p and w beside it for training (paper, Sec. 3).
 
-    :param observation_space: images (C, H, W) uint8
-    :param action_space: discrete actions
+    :param observation_space: images (C, H, W) uint8, or stacks of them
+    :param action_space: Discrete, or a Box with finite bounds
     :param lr_schedule: SB3's, unused: the algorithm owns the optimizers
     :param n_history: frames before o_t+1 that p sees
     :param encoder_channels: a convolution of f for each
     :param encoder_strides: of these
     :param encoder_residual_blocks: of f, after them
+    :param encoder_final_relu: features of f are not negative
     :param idm_channels: stages of p, each halving the feature map
     :param idm_hidden_dim: features before p's head
     :param quantizer_kwargs: of ``VectorQuantizer``
     :param world_model_channels: width of w's first block
     :param residual_world_model: w predicts the change since o_t
-    :param latent_policy_channels: stages of pi
-    :param latent_policy_hidden_dim: features before pi's head
+    :param latent_policy_class: pi; called with the shape of the features and the size of z
+    :param latent_policy_kwargs: further arguments of it
     :param action_decoder_dims: hidden layers of d
     :param standardize: give features and latent actions zero mean and unit variance, by statistics that are
         taken once, when f and when p are pre-trained
@@ -54,26 +57,30 @@ class BCVLRPolicy(BasePolicy):
         encoder_channels: Sequence[int] = (16, 24),
         encoder_strides: Sequence[int] = (2, 2),
         encoder_residual_blocks: int = 0,
+        encoder_final_relu: bool = False,
         idm_channels: Sequence[int] = (24, 48),
         idm_hidden_dim: int = 128,
         quantizer_kwargs: dict[str, Any] | None = None,
         world_model_channels: int = 16,
         residual_world_model: bool = True,
-        latent_policy_channels: Sequence[int] = (32, 32),
-        latent_policy_hidden_dim: int = 128,
+        latent_policy_class: type[nn.Module] = LatentPolicy,
+        latent_policy_kwargs: dict[str, Any] | None = None,
         action_decoder_dims: Sequence[int] = (192, 128, 64),
         standardize: bool = True,
         frame_differences: bool = True,
         literal: frozenset[str] = frozenset(),
     ):
         self._sizes = {name: value for name, value in locals().items() if name not in ("self", "lr_schedule", "__class__")}
-        super().__init__(observation_space, action_space)
+        super().__init__(observation_space, action_space, squash_output=True)  # continuous actions come as [-1, 1]
         self.n_history = n_history
         self.standardize = standardize
         self.frame_differences = frame_differences
         self.residual_world_model = residual_world_model
-        assert observation_space.shape is not None and isinstance(action_space, spaces.Discrete)  # checked by the algorithm
-        self.encoder = Encoder(observation_space.shape, encoder_channels, encoder_strides, encoder_residual_blocks)
+        assert observation_space.shape is not None  # checked by the algorithm
+        self.encoder = Encoder(
+            observation_space.shape, encoder_channels, encoder_strides, encoder_residual_blocks, encoder_final_relu
+        )
+        self.encoder.requires_grad_(False)  # until a stage trains it
         feature_shape = self.encoder.feature_shape
         if quantizer_kwargs is None:
             quantizer_kwargs = {"code_dim": 8, "n_latents": 1, "decay": 0.99, "revive_codes": True}
@@ -83,9 +90,12 @@ class BCVLRPolicy(BasePolicy):
         self.world_model = WorldModel(
             feature_shape, n_history, latent_dim, world_model_channels, residual_world_model, "bounded_features" in literal
         )
-        self.latent_policy = LatentPolicy(feature_shape, latent_policy_channels, latent_policy_hidden_dim, latent_dim)
-        self.action_dist = make_proba_distribution(action_space)
-        self.action_decoder = ActionDecoder(latent_dim, action_decoder_dims, int(action_space.n))
+        if latent_policy_kwargs is None:
+            latent_policy_kwargs = {"channels": (32, 32), "hidden_dim": 128} if latent_policy_class is LatentPolicy else {}
+        self.latent_policy = latent_policy_class(feature_shape, latent_dim, **latent_policy_kwargs)
+        self.is_discrete = isinstance(action_space, spaces.Discrete)
+        n_outputs = int(action_space.n) if isinstance(action_space, spaces.Discrete) else get_action_dim(action_space)
+        self.action_decoder = ActionDecoder(latent_dim, action_decoder_dims, n_outputs)
         self.register_buffer("feature_mean", th.zeros(feature_shape[0], 1, 1))
         self.register_buffer("feature_std", th.ones(feature_shape[0], 1, 1))
         self.register_buffer("change_std", th.ones(feature_shape[0], 1, 1))
@@ -100,10 +110,9 @@ class BCVLRPolicy(BasePolicy):
         return frames.float() / 255 - 0.5
 
     def encode(self, frames: th.Tensor) -> th.Tensor:
-        """s = f(o) of uint8 frames (..., C, H, W), standardized, without gradient: f is frozen once it is pre-trained."""
-        with th.no_grad():
-            features = self.encoder(self.scale(frames.flatten(0, -4)))
-            features = (features - self.feature_mean) / self.feature_std
+        """s = f(o) of uint8 frames (..., C, H, W), standardized; without gradient while f is frozen."""
+        features = self.encoder(self.scale(frames.flatten(0, -4)))
+        features = (features - self.feature_mean) / self.feature_std
         return features.unflatten(0, frames.shape[:-3])
 
     def latent_actions(self, features: th.Tensor) -> th.Tensor:
@@ -122,7 +131,7 @@ class BCVLRPolicy(BasePolicy):
     def prediction_loss(self, past_features: th.Tensor, quantized_actions: th.Tensor, features: th.Tensor) -> th.Tensor:
         """||w(s_t, z_q) - s_t+1||^2, in units of a frame's usual change: 1 is what copying s_t costs, where standardized."""
         predicted = self.predict_features(past_features, quantized_actions)
-        return F.mse_loss(predicted / self.change_std, features / self.change_std)
+        return F.mse_loss(predicted / self.change_std, features.detach() / self.change_std)
 
     def latent_dynamics(self, frames: th.Tensor, commitment_coef: float) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -139,14 +148,18 @@ class BCVLRPolicy(BasePolicy):
 
     def action_loss(self, latent_actions: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
-        Cross-entropy of d(z) against the actions taken (paper, first term of L_ft), and the share that d gets right.
+        Error of d(z) in the actions taken (paper, first term of L_ft): cross-entropy, or mean squared error if continuous.
 
         :param latent_actions: z (B, latent_dim)
-        :param actions: (B, 1)
+        :param actions: (B, 1) discrete, or (B, action_dim) scaled to [-1, 1]
+        :return: the loss, and a score that is 1 at best: the accuracy, or the explained share of the variance (R2)
         """
-        logits = self.action_decoder(self.standardized(latent_actions))
-        targets = actions.squeeze(1).long()
-        return F.cross_entropy(logits, targets), (logits.argmax(1) == targets).float().mean()
+        predicted = self.action_decoder(self.standardized(latent_actions))
+        if self.is_discrete:
+            targets = actions.squeeze(1).long()
+            return F.cross_entropy(predicted, targets), (predicted.argmax(1) == targets).float().mean()
+        loss = F.mse_loss(predicted, actions)
+        return loss, 1 - loss.detach() / (actions.var(0, unbiased=False).mean() + 1e-8)
 
     @th.no_grad()
     def dynamics_diagnostics(self, frames: th.Tensor) -> dict[str, float]:
@@ -218,7 +231,9 @@ class BCVLRPolicy(BasePolicy):
         return self._predict(observation, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """a = d(pi(f(o))); sampled from the softmax unless ``deterministic``."""
+        """a = d(pi(f(o))). Discrete: sampled from the softmax unless ``deterministic``. Else in [-1, 1], noise is the algorithm's."""
         assert isinstance(observation, th.Tensor), type(observation)
-        logits = self.action_decoder(self.latent_policy(self.encode(observation)))
-        return self.action_dist.proba_distribution(logits).get_actions(deterministic)
+        decoded = self.action_decoder(self.latent_policy(self.encode(observation)))
+        if self.is_discrete:
+            return CategoricalDistribution(decoded.shape[1]).proba_distribution(decoded).get_actions(deterministic)
+        return decoded.clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""The feature losses that train the encoder f on the videos alone."""
+"""The feature losses that train the encoder f on the videos alone. Either suits any observations and actions."""
 
 import math
 from copy import deepcopy
@@ -82,3 +82,79 @@ class InfoNCE(nn.Module):
 
     def update_target(self, tau: float) -> None:
         polyak_update(self.online.parameters(), self.target.parameters(), tau)
+
+
+class PrototypeLoss(nn.Module):
+    """
+    o_t must tell to which prototypes o_t+1 belongs (paper, Eq. 10; Proto-RL: Yarats et al. 2021):
+
+        -y_t+1^T log softmax(C u(s_t) / T), y_t+1 = sinkhorn(C s'_t+1 / T)
+
+    with the rows of C, u and s' of unit length, s and s' projected by linear maps, s' by the momentum copies.
+
+    :param encoder: f, trained in place
+    :param observation_shape: (C, H, W), unused
+    :param projection_dim: size of the projected s
+    :param hidden_dim: of u, an MLP with one hidden layer
+    :param n_prototypes: rows of C
+    :param temperature: T
+    :param n_sinkhorn_steps: alternations of :func:`sinkhorn`
+    :param pad: largest shift in pixels
+    :param literal: "resampled_shift" shifts as the authors do
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        observation_shape: tuple[int, ...],
+        projection_dim: int = 128,
+        hidden_dim: int = 512,
+        n_prototypes: int = 512,
+        temperature: float = 0.1,
+        n_sinkhorn_steps: int = 3,
+        pad: int = 4,
+        literal: frozenset[str] = frozenset(),
+    ):
+        super().__init__()
+        self.pad = pad
+        self.temperature = temperature
+        self.n_sinkhorn_steps = n_sinkhorn_steps
+        self.shift = resampled_shift if "resampled_shift" in literal else random_shift
+        projector = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(encoder.feature_shape), projection_dim))
+        self.predictor = nn.Sequential(nn.Linear(projection_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim))
+        self.prototypes = nn.Linear(projection_dim, n_prototypes, bias=False)
+        for module in (projector, self.predictor, self.prototypes):
+            module.apply(orthogonal_init)
+        self.online = nn.Sequential(encoder, projector)
+        self.target = deepcopy(self.online).requires_grad_(False)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """
+        :param observations: (B, n_history + 1, C, H, W) in [-0.5, 0.5]; the last two of each window are used
+        :return: loss, a scalar
+        """
+        with th.no_grad():
+            self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+            targets = F.normalize(self.target(self.shift(observations[:, -1], self.pad)), dim=1)
+            assignments = sinkhorn(self.prototypes(targets) / self.temperature, self.n_sinkhorn_steps)
+        predictions = F.normalize(self.predictor(self.online(self.shift(observations[:, -2], self.pad))), dim=1)
+        return F.cross_entropy(self.prototypes(predictions) / self.temperature, assignments)
+
+    def update_target(self, tau: float) -> None:
+        polyak_update(self.online.parameters(), self.target.parameters(), tau)
+
+
+def sinkhorn(scores: th.Tensor, n_steps: int) -> th.Tensor:
+    """
+    Soft assignments of samples to prototypes that use all prototypes about equally (SwAV: Caron et al. 2020, Sec. 3.1).
+
+    :param scores: (B, n_prototypes)
+    :return: the same shape, each sample's assignments summing to 1
+    """
+    weights = (scores - scores.max()).exp()
+    weights /= weights.sum()
+    n_samples, n_prototypes = weights.shape
+    for _ in range(n_steps):
+        weights /= weights.sum(0) * n_prototypes
+        weights /= weights.sum(1, keepdim=True) * n_samples
+    return weights * n_samples

@@ -30,10 +30,16 @@ class Encoder(nn.Module):
     :param channels: one 3x3 convolution for each entry, with a ReLU between two of them
     :param strides: of these convolutions
     :param n_residual_blocks: how many follow
+    :param final_relu: features that are not negative, as the authors' on DMControl
     """
 
     def __init__(
-        self, observation_shape: Sequence[int], channels: Sequence[int], strides: Sequence[int], n_residual_blocks: int
+        self,
+        observation_shape: Sequence[int],
+        channels: Sequence[int],
+        strides: Sequence[int],
+        n_residual_blocks: int = 0,
+        final_relu: bool = False,
     ):
         super().__init__()
         layers: list[nn.Module] = []
@@ -43,6 +49,7 @@ class Encoder(nn.Module):
             layers.append(nn.Conv2d(n_input, n_output, 3, stride=stride, padding=1))
             n_input = n_output
         layers += [ResidualBlock(n_input, n_input) for _ in range(n_residual_blocks)]
+        layers += [nn.ReLU()] if final_relu else []
         self.net = nn.Sequential(*layers)
         self.apply(orthogonal_init)
         with th.no_grad():
@@ -102,9 +109,16 @@ class InverseDynamicsModel(nn.Module):
 
 
 class LatentPolicy(nn.Module):
-    """pi: the latent action that the expert would take, from the features of o_t alone."""
+    """
+    pi: the latent action that the expert would take, from the features of o_t alone. IMPALA's network, as on Procgen.
 
-    def __init__(self, feature_shape: Sequence[int], channels: Sequence[int], hidden_dim: int, latent_dim: int):
+    :param feature_shape: (C, H, W)
+    :param latent_dim: of z
+    :param channels: stages, each halving the feature map
+    :param hidden_dim: features before the head
+    """
+
+    def __init__(self, feature_shape: Sequence[int], latent_dim: int, channels: Sequence[int], hidden_dim: int):
         super().__init__()
         self.trunk = ImpalaCNN(feature_shape, channels, hidden_dim)
         self.head = nn.Linear(hidden_dim, latent_dim)
@@ -114,8 +128,32 @@ class LatentPolicy(nn.Module):
         return self.head(self.trunk(features))
 
 
+class DrQLatentPolicy(nn.Sequential):
+    """
+    pi in the shape of DrQ-v2's actor (Yarats et al. 2021), as on DMControl: a narrow normalized layer, then an MLP.
+
+    :param feature_shape: (C, H, W)
+    :param latent_dim: of z
+    :param feature_dim: of the narrow layer
+    :param hidden_dim: of the two that follow
+    """
+
+    def __init__(self, feature_shape: Sequence[int], latent_dim: int, feature_dim: int = 50, hidden_dim: int = 1024):
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(math.prod(feature_shape), feature_dim),
+            nn.LayerNorm(feature_dim),
+            nn.Tanh(),
+            nn.Linear(feature_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, latent_dim),
+        )
+
+
 class ActionDecoder(nn.Sequential):
-    """d: latent actions (B, latent_dim) to the parameters of a distribution over real actions (B, n_outputs)."""
+    """d: latent actions (B, latent_dim) to logits of the actions, or to actions in [-1, 1] not yet clipped (B, n_outputs)."""
 
     def __init__(self, latent_dim: int, hidden_dims: Sequence[int], n_outputs: int):
         layers: list[nn.Module] = []

@@ -25,6 +25,7 @@ class VectorQuantizer(nn.Module):
     :param n_latents: vectors in a group
     :param decay: of the moving averages
     :param revive_codes: start the codes from the first batch and move unused ones (ours)
+    :param enabled: False leaves z as it is for good (the paper's ablation), but still tells the nearest codes
     :param zero_counts: the authors' start: counts of 0 beside sums of 1 code each, so that the first step blows the codes
         up; leaves ``revive_codes`` out
     """
@@ -41,13 +42,15 @@ class VectorQuantizer(nn.Module):
         n_latents: int = 4,
         decay: float = 0.999,
         revive_codes: bool = False,
+        enabled: bool = True,
         zero_counts: bool = False,
     ):
         super().__init__()
         self.n_codebooks, self.codebook_size, self.code_dim, self.n_latents = n_codebooks, codebook_size, code_dim, n_latents
         self.latent_dim = n_codebooks * code_dim * n_latents
         self.decay = decay
-        self.bypass = False  # hand z on as it is, for a warm-up
+        self.enabled = enabled
+        self.bypass = not enabled  # hand z on as it is: for good, or for a warm-up
         self.revive_codes = revive_codes and not zero_counts
         codes = (2 * th.rand(n_codebooks, codebook_size, code_dim) - 1) * 5 / codebook_size
         self.register_buffer("codes", codes)

@@ -26,12 +26,13 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
     :param env: a VecEnv, a Gymnasium environment or its id, observing uint8 images; None for a model that is to be loaded
     :param videos: a ``VideoDataset`` or anything that it takes; None for a model that only predicts
     :param policy: class or alias
-    :param n_history: frames before o_t+1 in the windows of videos and replay
+    :param n_history: observations before o_t+1 in the windows of videos and replay; None: those of a ``VideoDataset`` given,
+        else 1 where the environment stacks frames and 2 where it does not
     :param rollout_steps: environment steps, of all environments together, between two calls of ``train``
     :param train_freq: the same in SB3's way, counted in each environment; overrules ``rollout_steps``
     :param literal: names of the authors' literal behaviours, out of ``literal_choices``
     :param kwargs: go to ``OffPolicyAlgorithm``
-    :raises ValueError: observations are no images, actions not discrete, a name in ``literal`` unknown
+    :raises ValueError: observations are no images, actions neither discrete nor bounded, a name in ``literal`` unknown
     """
 
     literal_choices: ClassVar[frozenset[str]] = frozenset()
@@ -41,7 +42,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         env: Any,
         videos: Any,
         policy: Any,
-        n_history: int,
+        n_history: int | None,
         rollout_steps: int,
         train_freq: Any,
         literal: Collection[str],
@@ -73,8 +74,12 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             self.train_freq = self.train_freq if self.rollout_steps is None else max(1, self.rollout_steps // self.n_envs)
         else:
             self.rollout_steps = None
+        n_stack = self._n_stack()
+        if self.n_history is None:
+            self.n_history = self.videos.n_history if isinstance(self.videos, VideoDataset) else 1 if n_stack > 1 else 2
         self.replay_buffer_kwargs = {
             "n_history": self.n_history,
+            "n_stack": n_stack,
             "cross_episodes": "cross_episodes" in self.literal,
             "seed": self.seed,
         }
@@ -83,6 +88,14 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         super()._setup_model()
         self.policy_kwargs = users_policy_kwargs
         self._setup_videos()
+
+    def _n_stack(self) -> int:
+        """Frames that an observation stacks: as the videos are stacked, else of 3 channels each, or 1 if that does not divide."""
+        assert self.observation_space.shape is not None
+        channels = self.observation_space.shape[0]
+        if isinstance(self.videos, VideoDataset) and channels % self.videos.n_stack == 0:
+            return self.videos.n_stack
+        return channels if channels % 3 else channels // 3
 
     def _setup_videos(self) -> None:
         """Make a dataset of ``videos`` that gives what the environment gives, or check the one that was given."""
@@ -95,7 +108,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                 self.videos,
                 image_size=(height, width),
                 grayscale=channels % 3 != 0,
-                n_stack=channels if channels % 3 != 0 else channels // 3,
+                n_stack=self._n_stack(),
                 n_history=self.n_history,
                 cross_episodes="cross_episodes" in self.literal,
                 seed=self.seed,
@@ -183,9 +196,9 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
             f"The environment observes {observation_space}, expected images: a Box of shape (H, W, C) or (C, H, W) and dtype "
             "uint8 from 0 to 255. gymnasium.wrappers.AddRenderObservation makes them of what the environment renders."
         )
-    if not isinstance(action_space, spaces.Discrete):
-        raise ValueError(f"The environment acts in {action_space}, expected Discrete: other actions are not supported yet.")
-    if action_space.start != 0:
+    if not isinstance(action_space, spaces.Discrete | spaces.Box):
+        raise ValueError(f"The environment acts in {action_space}, expected Discrete or a bounded Box: wrap other actions into one.")
+    if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
         raise ValueError(f"The environment acts in {action_space}, expected actions from 0 on: shift them in a wrapper.")
 
 

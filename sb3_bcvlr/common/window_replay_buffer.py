@@ -19,13 +19,16 @@ class WindowReplayBuffer(ReplayBuffer):
     Windows of consecutive frames of one episode of one environment, with the action that led to the last frame.
 
     The step into an episode's last frame gives no window: many simulators (Procgen among them) never render that frame, and
-    storing it would cost a second copy of all others. Before an episode's start its first frame is repeated.
-    Rewards are not stored. Parameters are those of SB3's ``ReplayBuffer``, and:
+    storing it would cost a second copy of all others. Before an episode's start its first frame is repeated, as in stacked
+    observations, of which only the newest frame is kept. Rewards are not stored.
+    Parameters are those of SB3's ``ReplayBuffer``, and:
 
-    :param n_history: frames before o_t+1 in a window
+    :param n_history: observations before o_t+1 in a window
+    :param n_stack: frames that the environment stacks in an observation, oldest first
     :param cross_episodes: as the authors do, cut windows without looking at where episodes end
     :param seed: of the buffer's own random generator
-    :raises ValueError: ``optimize_memory_usage`` is asked for (this buffer has its own way)
+    :raises ValueError: ``optimize_memory_usage`` is asked for (this buffer has its own way), or the environment stacks frames
+        in another way
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class WindowReplayBuffer(ReplayBuffer):
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
         n_history: int = 2,
+        n_stack: int = 1,
         cross_episodes: bool = False,
         seed: int | None = None,
     ):
@@ -45,12 +49,16 @@ class WindowReplayBuffer(ReplayBuffer):
                 "optimize_memory_usage=True is not needed: this replay buffer keeps every frame once. Leave it out."
             )
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
-        self.buffer_size = max(buffer_size // n_envs, n_history + 1)
+        self.n_reached = n_history + n_stack - 2  # frames before o_t that its window reaches back to
+        self.buffer_size = max(buffer_size // n_envs, self.n_reached + 2)
         self.n_history = n_history
+        self.n_stack = n_stack
         self.cross_episodes = cross_episodes
         self.handle_timeout_termination = False  # SB3 asks for it when it loads a buffer
         shape = (self.buffer_size, n_envs)
-        self.observations = np.zeros((*shape, *self.obs_shape), observation_space.dtype)
+        channels, *size = self.obs_shape
+        self.n_channels = channels // n_stack
+        self.frames = np.zeros((*shape, self.n_channels, *size), observation_space.dtype)
         self.actions = np.zeros((*shape, self.action_dim), self._maybe_cast_dtype(action_space.dtype))
         self.ends = np.ones(shape, bool)  # the next row holds another episode
         self._next_observations: np.ndarray | None = None
@@ -69,8 +77,10 @@ class WindowReplayBuffer(ReplayBuffer):
         if self._next_observations is not None:  # episodes also break where the environment was reset from outside
             same = (self._next_observations == obs).reshape(self.n_envs, -1).all(1)
             self.ends[self.pos - 1] |= ~same
+        if self.n_stack > 1:
+            self._check_stacks(obs, next_obs, done)
         self._next_observations = np.array(next_obs)
-        self.observations[self.pos] = obs
+        self.frames[self.pos] = obs[:, -self.n_channels :]
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.ends[self.pos] = done
         self._windows = None
@@ -91,12 +101,23 @@ class WindowReplayBuffer(ReplayBuffer):
                 "frames of one episode: collect more steps before training (`learning_starts`, `train_freq`)."
             )
         ages, envs = np.divmod(self._rng.choice(self._windows, batch_size), self.n_envs)
-        steps = np.arange(1 - self.n_history, 2)  # from o_t-n_history+1 to o_t+1
-        rows = np.maximum(ages[:, None] + steps, self._starts[ages, envs][:, None])
-        rows, envs = (rows + self._oldest) % self.buffer_size, envs[:, None]
-        frames = self.observations[rows, envs]
-        actions = self.actions[rows[:, -2], envs[:, 0]]
+        steps = np.arange(1 - self.n_history, 2)[:, None] + np.arange(1 - self.n_stack, 1)  # of o_t-n_history+1 to o_t+1
+        rows = np.maximum(ages[:, None] + steps.reshape(-1), self._starts[ages, envs][:, None])
+        frames = self.frames[(rows + self._oldest) % self.buffer_size, envs[:, None]]
+        frames = frames.reshape(batch_size, self.n_history + 1, *self.obs_shape)
+        actions = self.actions[(ages + self._oldest) % self.buffer_size, envs]
         return WindowSamples(self.to_torch(frames, copy=False), self.to_torch(actions, copy=False))
+
+    def _check_stacks(self, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
+        """The policy has to meet the stacks that are cut here: of older frames, or of an episode's first frame repeated."""
+        older, newer = obs[:, : -self.n_channels], obs[:, self.n_channels :]
+        begins = self.ends[self.pos - 1]
+        if (older[begins] != newer[begins]).any() or (next_obs[~done, : -self.n_channels] != newer[~done]).any():
+            raise ValueError(
+                f"Observations of {obs.shape[1]} channels were taken for stacks of {self.n_stack} frames, oldest first and at an "
+                "episode's start its first frame repeated, but these are others. Stack with gymnasium.wrappers."
+                'FrameStackObservation(env, n, padding_type="reset"); SB3\'s VecFrameStack begins with black frames.'
+            )
 
     @property
     def _oldest(self) -> int:
@@ -118,5 +139,5 @@ class WindowReplayBuffer(ReplayBuffer):
         legal = ~ends
         legal[-1:] = False  # o_t+1 is still to come
         if self.full:  # what came before the oldest row is overwritten, not repeated
-            legal[: self.n_history - 1] = False
+            legal[: self.n_reached] = False
         return np.flatnonzero(legal), starts

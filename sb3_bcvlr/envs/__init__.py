@@ -3,9 +3,16 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ForagingEnv", "make_procgen"]
+__all__ = ["ForagingEnv", "dmcontrol_env", "make_dmcontrol", "make_metaworld", "make_procgen", "metaworld_env"]
 
-_HOMES = {"ForagingEnv": "foraging", "make_procgen": "procgen"}
+_HOMES = {
+    "ForagingEnv": "foraging",
+    "dmcontrol_env": "dmcontrol",
+    "make_dmcontrol": "dmcontrol",
+    "make_metaworld": "metaworld",
+    "make_procgen": "procgen",
+    "metaworld_env": "metaworld",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
-from toys import SIZE, ActionPictureEnv, equal, fake_videos, moved, snapshot, tiny_arguments, tiny_model
+from toys import SIZE, ActionPictureEnv, equal, fake_videos, moved, snapshot, stacked, tiny_arguments, tiny_model
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
@@ -248,7 +248,7 @@ def test_each_stage_has_its_batch_size():
     networks = (model.policy.encoder, model.policy.idm, model.policy.latent_policy, model.policy.action_decoder)
     for network in networks:
         network.register_forward_hook(
-            lambda module, _, output: met.append((module, len(output))) if th.is_grad_enabled() else None
+            lambda module, _, output: met.append((module, len(output))) if output.requires_grad else None
         )
     model.pretrain()
     assert [{size for module, size in met if module is network} for network in networks] == [{5}, {6}, {7}, set()]
@@ -362,9 +362,9 @@ def test_unknown_literal_behaviours_are_refused():
         tiny_model(literal=["counts", "zero_counts", "bounded"])
 
 
-def test_continuous_actions_are_refused():
-    with pytest.raises(ValueError, match=r"acts in Box.*expected Discrete"):
-        tiny_model(PlainEnv((SIZE, SIZE, 3), spaces.Box(-1, 1, (2,))))
+def test_actions_that_are_neither_discrete_nor_continuous_are_refused():
+    with pytest.raises(ValueError, match=r"acts in MultiBinary.*expected Discrete or a bounded Box"):
+        tiny_model(PlainEnv((SIZE, SIZE, 3), spaces.MultiBinary(2)))
 
 
 def test_observations_that_are_no_images_are_refused():
@@ -384,7 +384,15 @@ def test_videos_of_another_size_are_refused_with_both_shapes():
 
 def test_videos_with_another_history_are_refused_with_both():
     with pytest.raises(ValueError, match="cut with n_history=1, the model expects n_history=2"):
-        tiny_model(videos=VideoDataset(fake_videos(), n_history=1))
+        tiny_model(videos=VideoDataset(fake_videos(), n_history=1), n_history=2)
+
+
+def test_the_history_follows_the_videos_that_are_given():
+    assert tiny_model(videos=VideoDataset(fake_videos(), n_history=3)).policy.n_history == 3
+
+
+def test_stacked_frames_need_no_further_history():
+    assert tiny_model(stacked(ActionPictureEnv(), 2)).n_history == 1 and tiny_model().n_history == 2
 
 
 @pytest.mark.parametrize("method", [lambda model: model.learn(10), lambda model: model.pretrain()])
@@ -541,8 +549,13 @@ def test_videos_are_made_gray_and_stacked_as_the_environment(channels, n_stack):
 
 
 def test_stacked_frames_learn():
+    assert all_finite(tiny_model(stacked(ActionPictureEnv(), 2)).learn(20))
+
+
+def test_frames_stacked_in_another_way_than_the_videos_are_refused():
     env = VecFrameStack(DummyVecEnv([ActionPictureEnv] * 2), n_stack=2)
-    assert all_finite(tiny_model(env, n_history=1).learn(20))
+    with pytest.raises(ValueError, match="VecFrameStack begins with black frames"):
+        tiny_model(env).learn(20)
 
 
 @pytest.mark.parametrize("n_history", [1, 3])

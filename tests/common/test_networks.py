@@ -122,7 +122,7 @@ def test_the_idm_reads_all_frames_of_a_window(n_history):
 
 
 def test_the_latent_policy_gives_a_latent_action_for_each_feature_map():
-    assert LatentPolicy((4, 8, 9), (4, 4), 8, 6)(th.zeros(3, 4, 8, 9)).shape == (3, 6)
+    assert LatentPolicy((4, 8, 9), 6, (4, 4), 8)(th.zeros(3, 4, 8, 9)).shape == (3, 6)
 
 
 def test_the_action_decoder_is_linear_where_it_ends():

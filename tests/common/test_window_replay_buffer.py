@@ -130,7 +130,7 @@ def test_windows_never_mix_environments(n_steps):
 
 def test_each_environment_holds_its_share_of_the_steps():
     buffer = make_buffer(buffer_size=100, n_envs=4)
-    assert buffer.observations.shape == (25, 4, 1, 2, 2)
+    assert buffer.frames.shape == (25, 4, 1, 2, 2)
 
 
 @pytest.mark.parametrize("n_history", [1, 2, 3])
@@ -179,7 +179,7 @@ def test_cross_episodes_cuts_windows_without_looking_at_ends(n_history):
 def test_frames_are_stored_once_and_rewards_not_at_all():
     buffer = make_buffer(buffer_size=1000)
     arrays = {name: value.nbytes for name, value in vars(buffer).items() if isinstance(value, np.ndarray)}
-    assert arrays["observations"] == 1000 * 4
+    assert arrays["frames"] == 1000 * 4
     assert sum(arrays.values()) == 1000 * (4 + 8 + 1)  # frame, action (int64), end
 
 
