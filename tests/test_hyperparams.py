@@ -7,6 +7,7 @@ import pytest
 from sb3_bcvlr import BCVLR, hyperparams
 from sb3_bcvlr.bcvlr import BCVLRPolicy
 from sb3_bcvlr.common.contrastive import InfoNCE
+from sb3_bcvlr.common.networks import LatentPolicy
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
 from sb3_bcvlr.hyperparams import bcvlr
 
@@ -15,7 +16,7 @@ PRESETS = [
     (algorithm, suite, task)
     for algorithm in hyperparams.ALGORITHMS
     for suite in bcvlr.SUITES
-    for task in bcvlr.TASKS or [None]
+    for task in (None, *bcvlr.TASKS)
 ]
 
 
@@ -27,7 +28,10 @@ def test_every_preset_binds_to_the_constructors(algorithm, suite, task):
     inspect.signature(algorithm_class).bind("env", "videos", **preset)
     inspect.signature(policy_class).bind("observation_space", "action_space", **policy_kwargs)
     inspect.signature(VectorQuantizer).bind(**policy_kwargs.get("quantizer_kwargs", {}))
-    inspect.signature(InfoNCE).bind("encoder", "shape", **preset.get("feature_loss_kwargs", {}))
+    latent_policy = policy_kwargs.get("latent_policy_class", LatentPolicy)
+    inspect.signature(latent_policy).bind("shape", "latent_dim", **policy_kwargs.get("latent_policy_kwargs", dict(channels=[], hidden_dim=1)))
+    feature_loss = preset.get("feature_loss_class", InfoNCE)
+    inspect.signature(feature_loss).bind("encoder", "shape", **preset.get("feature_loss_kwargs", {}))
 
 
 def test_get_returns_fresh_copies():
@@ -59,7 +63,7 @@ def test_unknown_algorithms_are_refused():
 
 
 def test_unknown_suites_are_refused():
-    with pytest.raises(ValueError, match=r"suite 'atari'; choose from \['foraging', 'procgen'\]"):
+    with pytest.raises(ValueError, match=r"suite 'atari'; choose from \['dmcontrol', 'foraging', 'metaworld', 'procgen'\]"):
         hyperparams.get("bcvlr", "atari")
 
 
@@ -112,3 +116,40 @@ def test_numbers_of_the_feature_loss_on_procgen(name, value):
 )
 def test_numbers_of_the_quantizer_on_procgen(name, value):
     assert hyperparams.get("bcvlr", "procgen")["policy_kwargs"]["quantizer_kwargs"][name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("encoder_learning_rate", 1e-4),
+        ("dynamics_learning_rate", 3e-4),
+        ("imitation_learning_rate", 2e-4),
+        ("learning_rate", 1e-3),
+        ("idm_learning_rate", 1e-3),
+        ("action_decoder_learning_rate", 1e-3),
+        ("world_model_learning_rate", 1e-5),
+        ("pretrain_encoder_steps", 50_000),
+        ("pretrain_dynamics_steps", 50_001),
+        ("pretrain_imitation_steps", 20_001),
+        ("learning_starts", 999),
+        ("rollout_steps", 1000),
+        ("imitation_steps", 1000),
+        ("world_model_coef", 1e-5),
+        ("exploration_noise", 0.5),
+        ("target_update_interval", 1),
+        ("n_history", 1),
+    ],
+)
+def test_numbers_of_the_official_dmcontrol_code(name, value):
+    assert hyperparams.get("bcvlr", "dmcontrol")[name] == value
+
+
+@pytest.mark.parametrize("task", ["reacher_easy", "reacher_hard", "jaco_reach_bottom_left", "jaco_reach_top_right"])
+def test_reacher_and_jaco_weigh_the_dynamics_more(task):
+    preset = hyperparams.get("bcvlr", "dmcontrol", task)
+    assert preset["world_model_coef"] == preset["world_model_learning_rate"] == 1e-3
+    assert preset["gradient_steps"] == 100 and preset["n_epochs"] is None
+
+
+def test_metaworld_is_set_as_dmcontrol_is():
+    assert hyperparams.get("bcvlr", "metaworld") == hyperparams.get("bcvlr", "dmcontrol")

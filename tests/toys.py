@@ -82,6 +82,61 @@ class ActionPictureEnv(gym.Env):
         return self._observation(int(action)), self.reward, self.n_steps >= self.episode_length, False, {}
 
 
+class DotEnv(gym.Env):
+    """Push the white dot onto the red one: +1 for each step within 3 pixels. Action x moves it down and right, y up and right."""
+
+    SIZE, PIXELS = 32, 3.0
+
+    def __init__(self, episode_length: int = 20):
+        self.observation_space = spaces.Box(0, 255, (self.SIZE, self.SIZE, 3), np.uint8)
+        self.action_space = spaces.Box(-2.0, 2.0, (2,), np.float32)  # bounds that are not 1
+        self.episode_length = episode_length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.n_steps = 0
+        self.ground = self.np_random.integers(20, 90, size=3)
+        self.dot, self.target = self.np_random.uniform(4, self.SIZE - 4, size=(2, 2))
+        return self._picture(), {}
+
+    def step(self, action):
+        x, y = np.clip(action, -2, 2) / 2 * self.PIXELS
+        self.dot = np.clip(self.dot + np.array([x - y, x + y]) / np.sqrt(2), 4, self.SIZE - 4)  # (row, column)
+        self.n_steps += 1
+        near = np.linalg.norm(self.target - self.dot) < 3
+        return self._picture(), float(near), False, self.n_steps >= self.episode_length, {}
+
+    def expert_action(self) -> np.ndarray:
+        down, right = (self.target - self.dot) / self.PIXELS / np.sqrt(2) * 2
+        return np.clip(np.array([down + right, right - down]), -2, 2)
+
+    def _picture(self) -> np.ndarray:
+        picture = np.broadcast_to(self.ground, (self.SIZE, self.SIZE, 3)).astype(float)
+        rows, columns = np.mgrid[: self.SIZE, : self.SIZE]
+        for (row, column), color in ((self.target, (230, 40, 40)), (self.dot, (245, 245, 245))):
+            cover = np.clip(3.5 - np.hypot(rows - row, columns - column), 0, 1)[..., None]  # antialiased: parts of pixels count
+            picture = picture * (1 - cover) + np.array(color) * cover
+        return picture.astype(np.uint8)
+
+
+def dot_videos(n_episodes: int, seed: int = 0, noise: float = 0.3) -> tuple[list[np.ndarray], list[np.ndarray], float]:
+    """The expert's episodes until shortly after it arrives, its actions, and its mean return over whole episodes."""
+    env, rng = DotEnv(), np.random.default_rng(seed)
+    videos, actions, returns = [], [], []
+    for episode in range(n_episodes):
+        frames, taken, rewards = [env.reset(seed=seed * 100_000 + episode)[0]], [], []
+        for _ in range(env.episode_length):
+            taken.append(np.clip(env.expert_action() + noise * rng.normal(size=2), -2, 2))
+            frame, reward, *_ = env.step(taken[-1])
+            frames.append(frame)
+            rewards.append(reward)
+        end = int(np.argmax(rewards)) + 3 if any(rewards) else env.episode_length
+        videos.append(np.stack(frames[: end + 1]))
+        actions.append(np.stack(taken[:end]))
+        returns.append(sum(rewards))
+    return videos, actions, float(np.mean(returns))
+
+
 def stacked(env: gym.Env, n_stack: int) -> gym.Env:
     """Observations (n_stack * C, H, W): the last frames, an episode's first one repeated before it."""
     env = FrameStackObservation(env, n_stack, padding_type="reset")

@@ -352,7 +352,7 @@ class BCVLR(VideoImitationAlgorithm):
         return self
 
     def _store(self, transitions: Iterable[tuple[np.ndarray, np.ndarray]]) -> WindowReplayBuffer:
-        """A replay buffer of the size of these episodes; the frame that ends one is an end without an action."""
+        """A replay buffer that these episodes do not quite fill; the frame that ends one is an end without an action."""
         episodes = []
         for number, (observations, actions) in enumerate(transitions):
             observations = maybe_transpose(np.asarray(observations), self.observation_space)
@@ -368,7 +368,7 @@ class BCVLR(VideoImitationAlgorithm):
         if not episodes:
             raise ValueError("There is no transition to align with: pass episodes of (observations, actions).")
         replay_buffer = WindowReplayBuffer(
-            sum(len(observations) for observations, _ in episodes),
+            sum(len(observations) for observations, _ in episodes) + 1,
             self.observation_space,
             self.action_space,
             self.device,

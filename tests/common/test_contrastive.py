@@ -6,7 +6,7 @@ import pytest
 import torch as th
 
 from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
-from sb3_bcvlr.common.contrastive import InfoNCE
+from sb3_bcvlr.common.contrastive import InfoNCE, PrototypeLoss, sinkhorn
 from sb3_bcvlr.common.networks import Encoder
 
 SHAPE = (3, 8, 8)
@@ -171,3 +171,43 @@ def test_the_loss_falls_on_an_easy_batch(literal):
         feature_loss.update_target(0.05)
         losses.append(loss.item())
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def make_prototypes(**kwargs) -> PrototypeLoss:
+    return PrototypeLoss(Encoder(SHAPE, [4], (2,), 0), SHAPE, **{**SMALL, "n_prototypes": 6, "pad": 1, **kwargs})
+
+
+def test_sinkhorn_assigns_each_sample_once_and_fills_the_prototypes_alike():
+    scores = th.randn(12, 4, generator=th.Generator().manual_seed(0))
+    assignments = sinkhorn(scores, 100)
+    assert th.allclose(assignments.sum(1), th.ones(12))
+    assert th.allclose(assignments.sum(0), th.full((4,), 3.0), atol=1e-4)
+
+
+def test_sinkhorn_by_hand():
+    # exp: [[2, 1], [1, 1]]; prototypes to 1/2: [[1/3, 1/4], [1/6, 1/4]]; each sample to 1
+    assert th.allclose(sinkhorn(th.tensor([[2.0, 1.0], [1.0, 1.0]]).log(), 1), th.tensor([[4 / 7, 3 / 7], [2 / 5, 3 / 5]]))
+
+
+def test_the_prototype_loss_is_the_cross_entropy_against_the_next_frames_assignments():
+    th.manual_seed(0)
+    feature_loss, frames = make_prototypes(pad=0, temperature=0.5), th.rand(5, 3, *SHAPE) - 0.5
+    unit = th.nn.functional.normalize
+    rows = unit(feature_loss.prototypes.weight, dim=1)
+    targets = sinkhorn(unit(feature_loss.target(frames[:, 2]), dim=1) @ rows.T / 0.5, 3)
+    x = (unit(feature_loss.predictor(feature_loss.online(frames[:, 1])), dim=1) @ rows.T / 0.5).log_softmax(1)
+    assert feature_loss(frames).item() == pytest.approx(-(targets * x).sum(1).mean().item(), rel=1e-4)
+
+
+def test_the_prototypes_have_unit_length_when_they_are_used():
+    feature_loss = make_prototypes()
+    feature_loss.prototypes.weight.data.mul_(3)
+    feature_loss(th.rand(4, 2, *SHAPE))
+    assert th.allclose(feature_loss.prototypes.weight.norm(dim=1), th.ones(6))
+
+
+def test_the_gradient_of_the_prototype_loss_reaches_all_but_the_target():
+    feature_loss = make_prototypes()
+    feature_loss(th.rand(4, 2, *SHAPE) - 0.5).backward()
+    with_gradient = {name.split(".")[0] for name, p in feature_loss.named_parameters() if p.grad is not None and p.grad.any()}
+    assert with_gradient == {"predictor", "prototypes", "online"}

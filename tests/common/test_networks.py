@@ -22,11 +22,15 @@ def n_parameters(module: th.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def preset_policy(suite: str, shape: tuple[int, ...], action_space: spaces.Space) -> BCVLRPolicy:
+    preset = hyperparams.get("bcvlr", suite)
+    space = spaces.Box(0, 255, shape, "uint8")
+    return BCVLRPolicy(space, action_space, n_history=preset["n_history"], **preset["policy_kwargs"])
+
+
 @pytest.fixture(scope="module")
 def paper_policy():
-    preset = hyperparams.get("bcvlr", "procgen")
-    space = spaces.Box(0, 255, (3, 64, 64), "uint8")
-    return BCVLRPolicy(space, spaces.Discrete(15), n_history=preset["n_history"], **preset["policy_kwargs"])
+    return preset_policy("procgen", (3, 64, 64), spaces.Discrete(15))
 
 
 @pytest.mark.parametrize(
@@ -43,19 +47,24 @@ def test_the_paper_preset_has_the_authors_number_of_parameters(paper_policy, net
     assert n_parameters(getattr(paper_policy, network)) == n_expected
 
 
-def test_the_dmcontrol_world_model_has_the_authors_number_of_parameters():
-    assert n_parameters(WorldModel((32, 32, 32), 1, 128, 24)) == 2_046_896
+@pytest.mark.parametrize(
+    ("network", "n_expected"),
+    [
+        ("encoder", 30_368),
+        ("idm", 2_144_192),  # trunk 1,586,752 + 524,544, head 32,896
+        ("world_model", 2_046_896),
+        ("latent_policy", 2_871_574),
+        ("action_decoder", 57_858),
+    ],
+)
+def test_the_dmcontrol_preset_has_the_authors_number_of_parameters(network, n_expected):
+    assert n_parameters(getattr(preset_policy("dmcontrol", (9, 64, 64), spaces.Box(-1, 1, (2,))), network)) == n_expected
 
 
-def test_the_dmcontrol_idm_has_the_authors_number_of_parameters():
-    idm = InverseDynamicsModel((32, 32, 32), 1, (64, 128, 128), 256, VectorQuantizer())
-    assert n_parameters(idm) == 1_586_752 + 524_544 + 32_896 == 2_144_192
-
-
-def test_the_dmcontrol_encoder_has_the_authors_number_of_parameters():
-    encoder = Encoder((9, 64, 64), (32, 32, 32, 32), (2, 1, 1, 1), 0)
-    assert n_parameters(encoder) == 30_368
-    assert encoder.feature_shape == (32, 32, 32)
+def test_the_dmcontrol_features_are_not_negative():
+    policy = preset_policy("dmcontrol", (9, 64, 64), spaces.Box(-1, 1, (2,)))
+    features = policy.encoder(th.rand(2, 9, 64, 64) - 0.5)
+    assert features.shape == (2, 32, 32, 32) and (features >= 0).all()
 
 
 @pytest.mark.parametrize(("n_actions", "n_expected"), [(2, 57_858), (6, 58_118), (9, 58_313), (15, 58_703)])

@@ -195,3 +195,7 @@ def test_a_bypassed_quantizer_hands_latent_actions_on_and_learns_nothing():
     assert indices.shape == (16, 2, 2)
     assert commitment_loss == 0
     assert th.equal(quantizer.codes, before)
+
+
+def test_a_quantizer_that_is_not_enabled_stays_bypassed():
+    assert VectorQuantizer(2, 8, 3, 2, enabled=False).bypass and not VectorQuantizer(2, 8, 3, 2).bypass

@@ -286,3 +286,53 @@ def test_another_environment_breaks_the_episode():
     model.set_env(ActionPictureEnv(episode_length=10))
     model.learn(5, reset_num_timesteps=False)
     check_windows(model.replay_buffer.sample(200), 2)
+
+
+def make_stacking_buffer(n_stack: int = 3, **kwargs) -> WindowReplayBuffer:
+    space = spaces.Box(0, 255, (n_stack, 2, 2), np.uint8)
+    return WindowReplayBuffer(20, space, ACTIONS, device="cpu", n_history=1, n_stack=n_stack, **kwargs)
+
+
+def stack(numbers: list[int], t: int, n_stack: int = 3) -> np.ndarray:
+    """(1, n_stack, 2, 2): frames t-n_stack+1 to t, the first repeated before it."""
+    return np.concatenate([frame(numbers[max(0, t - age)]) for age in reversed(range(n_stack))], axis=1)
+
+
+def fill_stacks(buffer: WindowReplayBuffer, *episodes: list[int]) -> None:
+    for numbers in episodes:
+        last = len(numbers) - 1
+        for t in range(last):
+            buffer.add(stack(numbers, t), stack(numbers, t + 1), np.array([0]), np.zeros(1), np.array([t + 1 == last]), [{}])
+
+
+def test_stacks_are_cut_as_the_environment_gave_them():
+    buffer = make_stacking_buffer()
+    fill_stacks(buffer, [1, 2, 3, 4, 5], [11, 12, 13])
+    samples = buffer.sample(300).frames[..., 0, 0]
+    assert {tuple(map(tuple, window)) for window in samples.tolist()} == {
+        ((1, 1, 1), (1, 1, 2)),
+        ((1, 1, 2), (1, 2, 3)),
+        ((1, 2, 3), (2, 3, 4)),
+        ((11, 11, 11), (11, 11, 12)),
+    }
+
+
+def test_stacks_whose_beginning_is_overwritten_are_never_drawn():
+    buffer = make_stacking_buffer()
+    numbers = list(range(1, 50))
+    fill_stacks(buffer, numbers)
+    oldest = len(numbers) - 1 - 20
+    newest = {tuple(window[0]) for window in buffer.sample(500).frames[..., 0, 0].tolist()}
+    assert newest == {(n - 2, n - 1, n) for n in range(numbers[oldest] + 2, numbers[-2])}
+
+
+def test_an_episode_that_begins_with_black_frames_is_refused():
+    first = np.concatenate((frame(0), frame(0), frame(7)), axis=1)
+    with pytest.raises(ValueError, match="stacks of 3 frames.*padding_type"):
+        make_stacking_buffer().add(first, first, np.array([0]), np.zeros(1), np.array([True]), [{}])
+
+
+def test_channels_that_are_no_stack_are_refused():
+    first, second = np.repeat(frame(1), 3, axis=1), np.concatenate((frame(5), frame(1), frame(2)), axis=1)
+    with pytest.raises(ValueError, match="but these are others"):
+        make_stacking_buffer().add(first, second, np.array([0]), np.zeros(1), np.array([False]), [{}])

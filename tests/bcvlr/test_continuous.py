@@ -1,0 +1,239 @@
+"""Continuous actions: the same class, the same two stages; and that it learns."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from toys import DotEnv, dot_videos, equal, moved, snapshot, stacked, tiny_model
+
+from sb3_bcvlr import BCVLR
+from sb3_bcvlr.common.contrastive import InfoNCE, PrototypeLoss
+from sb3_bcvlr.common.networks import DrQLatentPolicy
+
+VIDEOS, ACTIONS, _ = dot_videos(4)
+PICTURES = np.concatenate(VIDEOS)
+
+
+def dot_model(env=None, **overrides) -> BCVLR:
+    return tiny_model(DotEnv() if env is None else env, VIDEOS, **overrides)
+
+
+def test_actions_respect_the_bounds_of_the_environment():
+    model = dot_model()
+    with th.no_grad():
+        model.policy.action_decoder[-1].bias.copy_(th.tensor([5.0, -5.0]))
+    actions, _ = model.predict(PICTURES)
+    assert actions.shape == (len(PICTURES), 2) and actions.dtype == np.float32
+    assert (actions == [2, -2]).all()
+
+
+def test_predict_adds_no_noise():
+    model = dot_model()
+    assert np.array_equal(model.predict(PICTURES)[0], model.predict(PICTURES, deterministic=True)[0])
+
+
+@pytest.mark.parametrize("std", [0.0, 0.1])
+def test_rollouts_have_the_exploration_noise(std):
+    model = dot_model(exploration_noise=std, learning_starts=0, gradient_steps=0).learn(9)
+    buffer = model.replay_buffer
+    frames, taken = buffer.frames[:9, 0], buffer.actions[:9, 0]
+    noise = taken - model.predict(frames)[0] / 2
+    assert noise.std() == pytest.approx(std, rel=0.6, abs=1e-6)
+
+
+def test_the_replay_holds_actions_scaled_to_one():
+    model = dot_model(learning_starts=30).learn(30)
+    assert 0.8 < np.abs(model.replay_buffer.actions[:30]).max() <= 1
+
+
+def test_the_action_loss_is_the_mean_squared_error_and_the_score_r2():
+    model, actions = dot_model(), th.tensor([[0.5, -0.5], [-0.5, 0.5], [1.0, 0.0]])
+    z = th.randn(3, model.policy.idm.quantizer.latent_dim)
+    predicted = model.policy.action_decoder(model.policy.standardized(z))
+    loss, r2 = model.policy.action_loss(z, actions)
+    assert loss.item() == pytest.approx(((predicted - actions) ** 2).mean().item())
+    residual, total = ((predicted - actions) ** 2).sum(), ((actions - actions.mean(0)) ** 2).sum()
+    assert r2.item() == pytest.approx((1 - residual / total).item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_several_environments_learn(n_envs):
+    env = make_vec_env(DotEnv, n_envs)
+    before = snapshot(model := dot_model(env).pretrain())
+    model.learn(30)
+    assert moved(before, snapshot(model)) == {"idm", "action_decoder", "latent_policy"}
+
+
+def test_a_loaded_model_predicts_the_same_and_goes_on(tmp_path):
+    model = dot_model(policy_kwargs=dict(latent_policy_class=DrQLatentPolicy, latent_policy_kwargs=dict(hidden_dim=8))).learn(20)
+    model.save(tmp_path / "m")
+    assert np.array_equal(BCVLR.load(tmp_path / "m").predict(PICTURES)[0], model.predict(PICTURES)[0])
+    loaded = BCVLR.load(tmp_path / "m", env=DotEnv(), videos=VIDEOS, device="cpu")
+    before = snapshot(loaded)
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 40
+    assert moved(before, snapshot(loaded)) == {"idm", "action_decoder", "latent_policy"}
+
+
+def test_stacked_frames_learn_with_a_third_of_the_memory():
+    model = dot_model(stacked(DotEnv(), 3)).learn(30)
+    assert model.videos.n_stack == model.replay_buffer.n_stack == 3
+    assert model.replay_buffer.sample(5).frames.shape == (5, 2, 9, 32, 32)
+    assert model.replay_buffer.frames.shape[2:] == (3, 32, 32)
+
+
+@pytest.mark.parametrize("feature_loss_class", [InfoNCE, PrototypeLoss])
+@pytest.mark.parametrize("n_stack", [1, 2])
+def test_either_feature_loss_serves_continuous_actions(feature_loss_class, n_stack):
+    env = stacked(DotEnv(), n_stack) if n_stack > 1 else DotEnv()
+    before = snapshot(model := dot_model(env, feature_loss_class=feature_loss_class))
+    model.pretrain()
+    assert "encoder" in moved(before, snapshot(model))
+
+
+def test_the_prototype_loss_serves_discrete_actions():
+    before = snapshot(model := tiny_model(feature_loss_class=PrototypeLoss))
+    model.pretrain()
+    assert "encoder" in moved(before, snapshot(model))
+
+
+# ---- the switches of the paper's studies ----
+
+
+def test_idm_learning_rate_0_leaves_the_idm_and_its_codes_as_pretrained():
+    before = snapshot(model := dot_model(idm_learning_rate=0.0).pretrain())
+    model.learn(20)
+    assert moved(before, snapshot(model)) == {"action_decoder", "latent_policy"}
+
+
+def test_world_model_learning_rate_lets_the_world_model_learn_online():
+    before = snapshot(model := dot_model(world_model_learning_rate=1e-3).pretrain())
+    model.learn(20)
+    assert "world_model" in moved(before, snapshot(model))
+
+
+@pytest.mark.parametrize(("where", "in_pretraining", "online"), [("dynamics", True, False), ("online", False, True)])
+def test_tune_encoder_lets_the_encoder_go_on_learning(where, in_pretraining, online):
+    model = dot_model(tune_encoder=[where], pretrain_encoder_steps=0, policy_kwargs=dict(standardize=False))
+    before = snapshot(model)
+    after = snapshot(model.pretrain())
+    assert ("encoder" in moved(before, after)) is in_pretraining
+    model.learn(20)
+    assert ("encoder" in moved(after, snapshot(model))) is online
+
+
+def test_an_unknown_place_to_tune_the_encoder_is_refused():
+    with pytest.raises(ValueError, match=r"\['idm'\] is not known; choose from"):
+        dot_model(tune_encoder=["idm"])
+
+
+def test_without_the_quantizer_the_world_model_reads_z_itself():
+    kwargs = dict(code_dim=2, n_latents=1, enabled=False)
+    model = dot_model(policy_kwargs=dict(quantizer_kwargs=kwargs)).learn(20)
+    z = th.randn(5, model.policy.idm.quantizer.latent_dim)
+    assert th.equal(model.policy.idm.quantizer(z)[0], z)
+
+
+@pytest.mark.parametrize(("n_epochs", "n_updates"), [(1, 3 + 5 + 8), (2, 5 + 10 + 15)])
+def test_n_epochs_counts_passes_over_the_replay(n_epochs, n_updates):
+    model = dot_model(n_epochs=n_epochs).learn(30)  # trains on 10, 20 and 30 steps, in batches of 4
+    assert model._n_updates == n_updates
+
+
+def test_videos_of_several_tasks_pretrain_once_and_each_task_goes_on_alone(tmp_path):
+    other, _, _ = dot_videos(2, seed=1)
+    tiny_model(DotEnv(), [*VIDEOS, *other]).pretrain().save(tmp_path / "mixed")
+    model = BCVLR.load(tmp_path / "mixed", env=DotEnv(episode_length=9), videos=other, device="cpu")
+    before = snapshot(model)
+    model.learn(20)
+    assert moved(before, snapshot(model)) == {"idm", "action_decoder", "latent_policy"}
+    assert model.videos.n_episodes == 2
+
+
+def test_set_env_keeps_what_was_pretrained():
+    model = dot_model(make_vec_env(DotEnv, 2)).pretrain()
+    before = snapshot(model)
+    model.set_env(make_vec_env(lambda: DotEnv(episode_length=9), 2))
+    model.learn(20)
+    assert moved(before, snapshot(model)) == {"idm", "action_decoder", "latent_policy"}
+
+
+# ---- alignment without interaction ----
+
+
+def test_align_moves_what_online_learning_moves_without_a_step_in_the_environment():
+    model = dot_model().pretrain()
+    before = snapshot(model)
+    model.align(zip(VIDEOS, ACTIONS, strict=True), gradient_steps=5, imitation_steps=5, n_rounds=2)
+    assert moved(before, snapshot(model)) == {"idm", "action_decoder", "latent_policy"}
+    assert model.num_timesteps == 0 and model._n_updates == 5
+
+
+def test_aligned_transitions_are_windows_of_one_episode_with_scaled_actions():
+    model = dot_model()
+    samples = model._store(zip(VIDEOS, ACTIONS, strict=True)).sample(300)
+    pairs = {
+        (frames[t].tobytes(), frames[t + 1].tobytes()): actions[t] / 2
+        for frames, actions in zip(VIDEOS, ACTIONS, strict=True)
+        for t in range(len(actions))
+    }
+    found = {}
+    for window, action in zip(samples.frames.numpy(), samples.actions.numpy(), strict=True):
+        key = tuple(frame.transpose(1, 2, 0).tobytes() for frame in window[-2:])
+        found[key] = np.allclose(pairs[key], action, atol=1e-6)
+    assert found.keys() == pairs.keys() and all(found.values())
+
+
+def test_align_takes_discrete_actions():
+    rng = np.random.default_rng(0)
+    model = tiny_model()
+    before = snapshot(model.pretrain())
+    model.align([(rng.integers(256, size=(9, 16, 16, 3), dtype=np.uint8), rng.integers(3, size=8))], 4, 4, 2)
+    assert "action_decoder" in moved(before, snapshot(model))
+
+
+def test_align_refuses_as_many_actions_as_observations():
+    with pytest.raises(ValueError, match="one observation more than actions"):
+        dot_model().align([(VIDEOS[0], VIDEOS[0][:, 0, 0, :2])])
+
+
+def test_align_refuses_nothing():
+    with pytest.raises(ValueError, match="no transition to align with"):
+        dot_model().align([])
+
+
+# ---- it learns ----
+
+
+def test_it_learns_to_push_the_dot_from_videos_of_other_levels():
+    videos, _, video_return = dot_videos(300)
+    model = BCVLR(
+        make_vec_env(DotEnv, 4, seed=0),
+        videos,
+        learning_starts=500,
+        rollout_steps=500,
+        pretrain_encoder_steps=50,
+        pretrain_dynamics_steps=200,
+        quantizer_warmup_steps=0,
+        pretrain_imitation_steps=100,
+        gradient_steps=50,
+        imitation_steps=200,
+        seed=0,
+        device="cpu",
+    )
+    env = make_vec_env(DotEnv, 16, seed=99)
+    before, _ = evaluate_policy(model, env, 64)
+    model.learn(1_000)
+    after, _ = evaluate_policy(model, env, 64)
+    assert before < 0.2 * video_return
+    assert after > 0.75 * video_return
+
+
+def test_rewards_of_nan_change_nothing():
+    class NaN(DotEnv):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, float("nan"), *rest
+
+    assert equal(snapshot(dot_model().learn(30)), snapshot(dot_model(NaN()).learn(30)))
