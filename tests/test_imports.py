@@ -30,8 +30,8 @@ def test_public_names():
 
 def test_environments_are_found_when_asked_for():
     assert {name: getattr(sb3_bcvlr.envs, name).__name__ for name in sb3_bcvlr.envs.__all__} == {
-        "ForagingEnv": "ForagingEnv",
-        "make_procgen": "make_procgen",
+        name: name for name in sb3_bcvlr.envs.__all__
     }
+    assert {"ForagingEnv", "make_dmcontrol", "make_metaworld", "make_procgen"} <= set(sb3_bcvlr.envs.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'Tetris'"):
         _ = sb3_bcvlr.envs.Tetris

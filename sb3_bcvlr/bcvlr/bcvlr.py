@@ -115,13 +115,13 @@ class BCVLR(VideoImitationAlgorithm):
         rollout_steps: int = 4_096,
         train_freq: int | tuple[int, str] | None = None,
         pretrain_encoder_steps: int = 500,
-        pretrain_dynamics_steps: int = 2_000,
-        quantizer_warmup_steps: int = 1_500,
+        pretrain_dynamics_steps: int = 6_000,
+        quantizer_warmup_steps: int = 4_000,
         pretrain_imitation_steps: int = 1_000,
         exploration_noise: float = 0.5,
         gradient_steps: int = 60,
         n_epochs: int | None = None,
-        imitation_steps: int = 400,
+        imitation_steps: int = 500,
         batch_size: int = 64,
         encoder_batch_size: int = 64,
         dynamics_batch_size: int = 64,
@@ -306,7 +306,7 @@ class BCVLR(VideoImitationAlgorithm):
         for _ in range(gradient_steps):
             replay_data = replay_buffer.sample(batch_size)
             latent_actions, dynamics_loss = self.policy.latent_dynamics(replay_data.frames, self.commitment_coef)
-            action_loss, score = self.policy.action_loss(latent_actions, replay_data.actions)
+            action_loss, score = self.policy.action_loss(self.policy.standardized(latent_actions), replay_data.actions)
             optimize(self.finetune_optimizer, action_loss + self.world_model_coef * dynamics_loss)
             if "double_codebook_update" in self.literal:
                 self.policy.idm.quantizer(latent_actions.detach())

@@ -83,7 +83,7 @@ class BCVLRPolicy(BasePolicy):
         self.encoder.requires_grad_(False)  # until a stage trains it
         feature_shape = self.encoder.feature_shape
         if quantizer_kwargs is None:
-            quantizer_kwargs = {"code_dim": 8, "n_latents": 1, "decay": 0.99, "revive_codes": True}
+            quantizer_kwargs = {"code_dim": 4, "n_latents": 4, "decay": 0.99, "revive_codes": True}
         quantizer = VectorQuantizer(zero_counts="zero_counts" in literal, **quantizer_kwargs)
         latent_dim = quantizer.latent_dim
         self.idm = InverseDynamicsModel(feature_shape, n_history, idm_channels, idm_hidden_dim, quantizer)
@@ -150,11 +150,11 @@ class BCVLRPolicy(BasePolicy):
         """
         Error of d(z) in the actions taken (paper, first term of L_ft): cross-entropy, or mean squared error if continuous.
 
-        :param latent_actions: z (B, latent_dim)
+        :param latent_actions: z (B, latent_dim), standardized
         :param actions: (B, 1) discrete, or (B, action_dim) scaled to [-1, 1]
         :return: the loss, and a score that is 1 at best: the accuracy, or the explained share of the variance (R2)
         """
-        predicted = self.action_decoder(self.standardized(latent_actions))
+        predicted = self.action_decoder(latent_actions)
         if self.is_discrete:
             targets = actions.squeeze(1).long()
             return F.cross_entropy(predicted, targets), (predicted.argmax(1) == targets).float().mean()

@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_bcvlr.envs.registration import DMCONTROL_TASKS
 from sb3_bcvlr.envs.rendering import check_task, pixels, require
@@ -22,7 +22,7 @@ def make_dmcontrol(
     image_size: int = 64,
     n_stack: int = 3,
     action_repeat: int = 2,
-    vec_env_cls: type[VecEnv] | None = None,
+    vec_env_cls: type[DummyVecEnv] | type[SubprocVecEnv] | None = None,
     **kwargs: Any,
 ) -> VecEnv:
     """
@@ -33,9 +33,7 @@ def make_dmcontrol(
     """
     check_task(task, DMCONTROL_TASKS, "DeepMind Control")  # here, where the user sees it, and not in a process of its own
     require("dm_control", "dmc")
-    make = partial(
-        dmcontrol_env, task, image_size=image_size, n_stack=n_stack, action_repeat=action_repeat, **kwargs
-    )
+    make = partial(dmcontrol_env, task, image_size=image_size, n_stack=n_stack, action_repeat=action_repeat, **kwargs)
     return make_vec_env(make, n_envs, seed=seed, vec_env_cls=vec_env_cls)
 
 
@@ -56,7 +54,7 @@ def dmcontrol_env(
     ``info["state"]`` holds the suite's own observation, a dict of arrays; ``env.unwrapped.physics`` is the simulation, for
     experts that plan.
 
-    :param task: "<domain>_<task>", one of ``DMCONTROL_TASKS``: the whole suite, "cheetah_run_backward" and "jaco_reach_<corner>"
+    :param task: "<domain>_<task>", one of ``DMCONTROL_TASKS``: the suite, "cheetah_run_backward" and "jaco_reach_<corner>"
     :param seed: of the first episode and those after it, as ``reset(seed=...)``
     :param action_repeat: simulated steps of each action, none of which but the last is rendered
     :param camera: number or name; by default the suite's first, for Jaco "front_close"

@@ -10,10 +10,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_bcvlr.envs.registration import METAWORLD_TASKS
 from sb3_bcvlr.envs.rendering import check_task, pixels, require
+
+# Where "close" puts the camera corner2, in meters. At 64x64 a goal seen from corner2 itself is one or two pixels. The place is
+# the one that pixel-based work uses since Masked World Models (Seo et al. 2022, https://arxiv.org/abs/2206.14244).
+CLOSE_POSITION = (0.75, 0.075, 0.7)
 
 
 def _full_name(task: str) -> str:
@@ -32,7 +36,7 @@ def make_metaworld(
     image_size: int = 64,
     n_stack: int = 3,
     action_repeat: int = 2,
-    vec_env_cls: type[VecEnv] | None = None,
+    vec_env_cls: type[DummyVecEnv] | type[SubprocVecEnv] | None = None,
     **kwargs: Any,
 ) -> VecEnv:
     """
@@ -43,9 +47,7 @@ def make_metaworld(
     """
     name = _full_name(task)  # here, where the user sees the error, and not in a process of its own
     require("metaworld", "metaworld")
-    make = partial(
-        metaworld_env, name, image_size=image_size, n_stack=n_stack, action_repeat=action_repeat, **kwargs
-    )
+    make = partial(metaworld_env, name, image_size=image_size, n_stack=n_stack, action_repeat=action_repeat, **kwargs)
     return make_vec_env(make, n_envs, seed=seed, vec_env_cls=vec_env_cls)
 
 
@@ -57,7 +59,7 @@ def metaworld_env(
     action_repeat: int = 2,
     max_episode_steps: int = 500,
     terminate_on_success: bool = False,
-    camera: int | str = "corner2",
+    camera: int | str = "close",
     fast_rendering: bool = True,
     render_mode: str = "rgb_array",
 ) -> gym.Env:
@@ -67,14 +69,15 @@ def metaworld_env(
     Each episode draws a goal. Rewards of repeated actions are summed. ``info["success"]`` tells whether the task is solved
     now, ``info["is_success"]`` whether it has been at any simulated step of the episode: Stable-Baselines3 logs the latter.
     ``info["state"]`` (39,) is what the scripted policies of ``metaworld.policies`` take; ``env.unwrapped.model`` and
-    ``.data`` are the simulation.
+    ``.data`` are the simulation, ``.sawyer`` is Meta-World's own environment.
 
     :param task: "drawer-open" or "drawer-open-v3", one of ``METAWORLD_TASKS``
     :param seed: of the first goal and those after it, as ``reset(seed=...)``
     :param action_repeat: simulated steps of each action, none of which but the last is rendered
     :param max_episode_steps: simulated steps after which an episode is truncated
     :param terminate_on_success: end an episode at the first success
-    :param camera: number or name; those that hang upside down (corner, corner2, ...) are set upright
+    :param camera: "close", or number or name of one of Meta-World's own; pictures of those that hang upside down (corner,
+        corner2, ...) are turned
     :param fast_rendering: no shadows, no reflections, no antialiasing: several times faster, and another picture
     :param render_mode: "rgb_array", the only one there is
 
@@ -84,44 +87,68 @@ def metaworld_env(
     name = _full_name(task)
     if max_episode_steps < 1:
         raise ValueError(f"max_episode_steps is {max_episode_steps}, expected 1 or more")
-    env_class = require("metaworld", "metaworld").ALL_V3_ENVIRONMENTS[name]
-    env = env_class(render_mode=render_mode)
-    env.max_path_length = max_episode_steps
-    # Meta-World hides the goal and freezes it until a benchmark hands out one of 50. Here the environment draws it, from
-    # the same range and from its own generator, and its state shows it.
-    env._partially_observable = False
-    env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called = False, True, True
-    del env.sawyer_observation_space  # cached; it depends on whether the goal is hidden
-    env.observation_space = env.sawyer_observation_space
-    if seed is not None:
-        env.seed(seed)
-    return pixels(
-        _Episodes(env, terminate_on_success),
-        lambda: (env.model, env.data),
-        camera,
+    sawyer_class = require("metaworld", "metaworld").ALL_V3_ENVIRONMENTS[name]
+    sawyer = sawyer_class(render_mode=render_mode)
+    sawyer.max_path_length = max_episode_steps
+    if camera == "close":
+        sawyer.model.cam_pos[sawyer.model.camera("corner2").id] = CLOSE_POSITION
+    env = pixels(
+        MetaWorldEnv(sawyer, seed, terminate_on_success),
+        lambda: (sawyer.model, sawyer.data),
+        "corner2" if camera == "close" else camera,
         image_size,
         n_stack,
         action_repeat,
         fast_rendering,
     )
+    env.get_wrapper_attr("rendering_settings")["camera"] = camera
+    return env
 
 
-class _Episodes(gym.Wrapper):
-    """Meta-World's ``reset`` takes no seed, and its ``success`` forgets what has been."""
+class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
+    """
+    A task of Meta-World that needs no benchmark: its goals follow the seed, and a success is remembered.
 
-    def __init__(self, env: gym.Env, terminate_on_success: bool):
-        super().__init__(env)
+    Meta-World's own environments hide the goal and wait until a benchmark hands out one of 50. Here they draw it themselves,
+    from the same range and from their own generator, and the state shows it.
+
+    :param sawyer: an environment of ``metaworld.ALL_V3_ENVIRONMENTS``; from here on it belongs to this one
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, sawyer: Any, seed: int | None = None, terminate_on_success: bool = False):
+        self.sawyer = sawyer
+        self.model, self.data, self.dt = sawyer.model, sawyer.data, sawyer.dt
+        self.render_mode = sawyer.render_mode
         self.terminate_on_success = terminate_on_success
+        sawyer._set_task_called = sawyer.seeded_rand_vec = True
+        sawyer._partially_observable = False
+        del sawyer.sawyer_observation_space  # cached, with the goal hidden
+        self.observation_space, self.action_space = sawyer.sawyer_observation_space, sawyer.action_space
+        if seed is not None:
+            sawyer.seed(seed)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        import mujoco
+
+        super().reset(seed=seed)
         if seed is not None:
-            self.env.seed(seed)  # type: ignore[attr-defined]
+            self.sawyer.seed(seed)
         self._solved = False
-        return self.env.reset(options=options)
+        self.sawyer._freeze_rand_vec = False
+        self.sawyer.reset()  # draws the goal; objects partly stand where they did in the last episode
+        self.sawyer._freeze_rand_vec = True
+        state, info = self.sawyer.reset()
+        mujoco.mj_forward(self.model, self.data)  # a picture shows positions as they were last computed
+        return state, info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        state, reward, terminated, truncated, info = self.env.step(action)
+        state, reward, _, truncated, info = self.sawyer.step(action)
         success = bool(info["success"])
         self._solved |= success
-        terminated |= self.terminate_on_success and success
+        terminated = success and self.terminate_on_success
         return state, float(reward), terminated, truncated, {**info, "success": success, "is_success": self._solved}
+
+    def close(self) -> None:
+        self.sawyer.close()

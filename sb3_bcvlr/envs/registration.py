@@ -10,13 +10,14 @@ PROCGEN_GAMES = tuple(
 # The suite of dm_control, then the tasks made here of its parts.
 DMCONTROL_TASKS = tuple(
     "acrobot_swingup acrobot_swingup_sparse ball_in_cup_catch cartpole_balance cartpole_balance_sparse cartpole_swingup "
-    "cartpole_swingup_sparse cartpole_two_poles cartpole_three_poles cheetah_run dog_stand dog_walk dog_trot dog_run dog_fetch "
-    "finger_spin finger_turn_easy finger_turn_hard fish_upright fish_swim hopper_stand hopper_hop humanoid_stand humanoid_walk "
-    "humanoid_run humanoid_run_pure_state humanoid_CMU_stand humanoid_CMU_walk humanoid_CMU_run lqr_lqr_2_1 lqr_lqr_6_2 "
-    "manipulator_bring_ball manipulator_bring_peg manipulator_insert_ball manipulator_insert_peg pendulum_swingup "
-    "point_mass_easy point_mass_hard quadruped_walk quadruped_run quadruped_escape quadruped_fetch reacher_easy reacher_hard "
-    "stacker_stack_2 stacker_stack_4 swimmer_swimmer6 swimmer_swimmer15 walker_stand walker_walk walker_run "
-    "cheetah_run_backward jaco_reach_top_left jaco_reach_top_right jaco_reach_bottom_left jaco_reach_bottom_right".split()
+    "cartpole_swingup_sparse cartpole_two_poles cartpole_three_poles cheetah_run dog_stand dog_walk dog_trot dog_run "
+    "dog_fetch finger_spin finger_turn_easy finger_turn_hard fish_upright fish_swim hopper_stand hopper_hop humanoid_stand "
+    "humanoid_walk humanoid_run humanoid_run_pure_state humanoid_CMU_stand humanoid_CMU_walk humanoid_CMU_run lqr_lqr_2_1 "
+    "lqr_lqr_6_2 manipulator_bring_ball manipulator_bring_peg manipulator_insert_ball manipulator_insert_peg "
+    "pendulum_swingup point_mass_easy point_mass_hard quadruped_walk quadruped_run quadruped_escape quadruped_fetch "
+    "reacher_easy reacher_hard stacker_stack_2 stacker_stack_4 swimmer_swimmer6 swimmer_swimmer15 walker_stand walker_walk "
+    "walker_run cheetah_run_backward jaco_reach_top_left jaco_reach_top_right jaco_reach_bottom_left "
+    "jaco_reach_bottom_right".split()
 )
 METAWORLD_TASKS = tuple(
     f"{task}-v3"
@@ -39,7 +40,9 @@ def register_envs() -> None:
     Runs on ``import sb3_bcvlr``. Gymnasium 1.0 dropped the plug-in entry points by which it once found such ids unasked; a
     script that does not import this package names it instead: ``gymnasium.make("sb3_bcvlr:procgen/bigfish-v0")``.
     """
-    entry_points = {"sb3_bcvlr/Foraging-v0": ("sb3_bcvlr.envs.foraging:ForagingEnv", {})}
+    entry_points: dict[str, tuple[str, dict[str, str]]] = {
+        "sb3_bcvlr/Foraging-v0": ("sb3_bcvlr.envs.foraging:ForagingEnv", {})
+    }
     for game in PROCGEN_GAMES:
         entry_points[f"procgen/{game}-v0"] = ("sb3_bcvlr.envs.procgen:ProcgenEnv", {"game": game})
     for task in DMCONTROL_TASKS:

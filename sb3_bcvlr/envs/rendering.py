@@ -28,6 +28,7 @@ BACKENDS = {
     "egl": ("EGL", "apt-get install libegl1 libgl1-mesa-dri (renders on a GPU, or on the CPU if there is none)"),
     "glfw": ("glfw", "apt-get install libglfw3, and a display: DISPLAY must be set"),
 }
+UNBOUNDED = 1e6  # what stands for "no bounds": such actions (of lqr) are taken as they are, not as a share of infinity
 _renderers: weakref.WeakSet[Any] = weakref.WeakSet()  # every open ``mujoco.Renderer``
 
 
@@ -37,11 +38,15 @@ def choose_backend() -> str:
 
     :return: the back end that MuJoCo will use, or "" to leave the choice to it
     """
+    # Where dm_control itself makes a context (quadruped_escape), its render thread would complain at exit.
+    os.environ.setdefault("DISABLE_RENDER_THREAD_OFFLOADING", "1")
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
         has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
-        wanted = ("egl", "osmesa") if has_gpu else ("osmesa", "egl")  # without a GPU, OSMesa is the faster of the two
+        wanted = ["egl", "osmesa"] if has_gpu else ["osmesa", "egl"]  # without a GPU, OSMesa is the faster of the two
         found = [backend for backend in wanted if ctypes.util.find_library(BACKENDS[backend][0])]
-        if found or not os.environ.get("DISPLAY"):
+        if os.environ.get("PYOPENGL_PLATFORM") in wanted:  # another package has chosen; a process has one platform
+            os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"]
+        elif found or not os.environ.get("DISPLAY"):
             os.environ["MUJOCO_GL"] = (found or wanted)[0]
     return os.environ.get("MUJOCO_GL", "")
 
@@ -50,8 +55,8 @@ def _no_backend(error: Exception) -> ImportError:
     backend = os.environ.get("MUJOCO_GL", "")
     cure = BACKENDS.get(backend, ("", "set MUJOCO_GL to one of: " + ", ".join(BACKENDS)))[1]
     return ImportError(
-        f"MuJoCo cannot render with MUJOCO_GL={backend!r} ({error}). {cure}; `python -m sb3_bcvlr.envs.doctor` shows which "
-        "back ends work here. The choice counts only if it is made before mujoco is first imported."
+        f"MuJoCo cannot render with MUJOCO_GL={backend!r} ({type(error).__name__}: {error}). {cure}; "
+        "`python -m sb3_bcvlr.envs.doctor` shows which back ends work here."
     )
 
 
@@ -61,17 +66,16 @@ def require(module: str, extra: str) -> ModuleType:
 
     :raises ImportError: the package of ``extra`` or the OpenGL library is missing; the message says what to install
     """
-    choose_backend()
+    backend = choose_backend()
     try:
-        import_module("mujoco")
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error.name} is missing: pip install 'sb3_bcvlr[{extra}]'") from error
-    except Exception as error:  # PyOpenGL fails in many ways where the library is missing
-        raise _no_backend(error) from error
-    try:
+        mujoco = import_module("mujoco")
+        if backend in ("egl", "osmesa"):  # MuJoCo reads MUJOCO_GL when it is imported, which may have been before
+            mujoco.gl_context.GLContext = import_module(f"mujoco.{backend}").GLContext
         return import_module(module)
     except ModuleNotFoundError as error:
         raise ImportError(f"{error.name} is missing: pip install 'sb3_bcvlr[{extra}]'") from error
+    except Exception as error:  # PyOpenGL fails in many ways where its library is missing
+        raise _no_backend(error) from error
 
 
 def check_task(task: str, tasks: Sequence[str], suite: str) -> None:
@@ -148,7 +152,8 @@ class PixelObservation(gym.Wrapper):
         }
         self._simulation = simulation
         # Some cameras of Meta-World hang upside down: their up vector, the second column, points down.
-        self._upside_down = model.cam_mat0[model.camera(camera).id].reshape(3, 3)[2, 1] < -1e-6
+        self._camera = model.camera(camera).id
+        self._upside_down = model.cam_mat0[self._camera].reshape(3, 3)[2, 1] < -1e-6
         self._renderer: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -170,7 +175,7 @@ class PixelObservation(gym.Wrapper):
         model, data = self._simulation()
         if self._renderer is None or self._renderer.model is not model:
             self._start(model)
-        self._renderer.update_scene(data, self.rendering_settings["camera"])
+        self._renderer.update_scene(data, self._camera)
         picture = self._renderer.render()
         return np.rot90(picture, 2) if self._upside_down else picture
 
@@ -183,7 +188,8 @@ class PixelObservation(gym.Wrapper):
         if self._renderer is not None:
             self._renderer.close()
         size, fast = self.rendering_settings["image_size"], self.rendering_settings["fast_rendering"]
-        model.vis.global_.offwidth = model.vis.global_.offheight = size
+        buffer = model.vis.global_
+        buffer.offwidth, buffer.offheight = max(buffer.offwidth, size), max(buffer.offheight, size)
         if fast:  # before the context is made
             model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
         try:
@@ -224,9 +230,10 @@ def pixels(
         if value < 1:
             raise ValueError(f"{name} is {value}, expected 1 or more")
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / (env.unwrapped.dt * action_repeat))}  # type: ignore
-    env = RescaleAction(env, np.float32(-1), np.float32(1))
-    env.action_space = spaces.Box(-1, 1, env.action_space.shape, np.float32)  # DeepMind Control's is float64
+    if np.abs(env.action_space.high).max() < UNBOUNDED:  # type: ignore[attr-defined]
+        env = RescaleAction(env, np.float32(-1), np.float32(1))
     env = ActionRepeat(env, action_repeat)
+    env.action_space = spaces.Box(-1, 1, env.action_space.shape, np.float32)  # DeepMind Control's is float64
     env = PixelObservation(env, simulation, camera, image_size, fast)
     env.metadata = metadata
     return ReshapeObservation(FrameStackObservation(env, n_stack), (3 * n_stack, image_size, image_size))

@@ -7,7 +7,7 @@ import sys
 import gymnasium as gym
 import pytest
 
-from sb3_bcvlr.envs.registration import PROCGEN_GAMES, register_envs
+from sb3_bcvlr.envs.registration import DMCONTROL_TASKS, METAWORLD_TASKS, PROCGEN_GAMES, register_envs
 
 needs_procgen = pytest.mark.skipif(importlib.util.find_spec("procgen") is None, reason="procgen-mirror is not installed")
 
@@ -16,10 +16,11 @@ def run_python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
 
-def test_every_game_and_the_toy_world_have_an_id():
+def test_every_game_every_task_and_the_toy_world_have_an_id():
     register_envs()
     ids = {f"procgen/{game}-v0" for game in PROCGEN_GAMES} | {"sb3_bcvlr/Foraging-v0"}
-    assert len(PROCGEN_GAMES) == 16
+    ids |= {f"dmcontrol/{task}-v0" for task in DMCONTROL_TASKS} | {f"metaworld/{task}" for task in METAWORLD_TASKS}
+    assert (len(PROCGEN_GAMES), len(METAWORLD_TASKS)) == (16, 50)
     assert ids <= set(gym.registry)
     assert all(gym.spec(env_id).max_episode_steps is None for env_id in ids)
 
@@ -35,7 +36,8 @@ def test_registering_twice_changes_nothing(recwarn):
 def test_registering_loads_no_simulator():
     code = "from sb3_bcvlr.envs.registration import register_envs; register_envs(); import sys; print(*sys.modules)"
     loaded = set(run_python(code).stdout.split())
-    assert not loaded & {"procgen", "sb3_bcvlr.envs.procgen", "sb3_bcvlr.envs.foraging"}
+    homes = {f"sb3_bcvlr.envs.{suite}" for suite in ("procgen", "foraging", "dmcontrol", "metaworld", "rendering")}
+    assert not loaded & {"procgen", "mujoco", "dm_control", "metaworld", *homes}
 
 
 @pytest.fixture(scope="module")

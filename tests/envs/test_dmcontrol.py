@@ -1,0 +1,209 @@
+"""DeepMind Control as pixels: what is seen, what an action does, and which tasks there are."""
+
+import importlib.util
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+from sb3_bcvlr.envs import dmcontrol_env, make_dmcontrol
+from sb3_bcvlr.envs.registration import DMCONTROL_TASKS
+
+# Found, not imported: MuJoCo's back end is chosen when the first environment is made.
+missing = [name for name in ("dm_control", "shimmy") if importlib.util.find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(missing), reason=f"not installed: {missing}")
+
+REST = np.zeros(2, np.float32)
+
+
+@pytest.fixture(scope="module")
+def reacher():
+    env = dmcontrol_env("reacher_easy", seed=0)
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def jaco():
+    env = dmcontrol_env("jaco_reach_bottom_left", seed=0, n_stack=1)
+    env.reset()
+    yield env
+    env.close()
+
+
+def test_the_environment_passes_stable_baselines3s_checker(reacher):
+    check_env(reacher, warn=False)
+
+
+def test_spaces(reacher):
+    assert reacher.observation_space == gym.spaces.Box(0, 255, (9, 64, 64), np.uint8)
+    assert reacher.action_space == gym.spaces.Box(-1, 1, (2,), np.float32)
+
+
+def test_an_episode_begins_with_its_first_picture_repeated(reacher):
+    observation, _ = reacher.reset(seed=0)
+    frames = observation.reshape(3, 3, 64, 64)
+    assert (frames == frames[0]).all()
+    assert frames.std() > 3
+
+
+def test_the_newest_picture_is_the_last(reacher):
+    before, _ = reacher.reset(seed=0)
+    after, *_ = reacher.step(np.ones(2, np.float32))
+    assert (after[:6] == before[3:]).all()
+    assert (after[6:] == reacher.render().transpose(2, 0, 1)).all()
+    assert (after[6:] != before[6:]).any()
+
+
+def test_the_seed_fixes_the_episodes():
+    first, second = dmcontrol_env("reacher_easy", seed=3), dmcontrol_env("reacher_easy")
+    starts = [first.reset()[0], first.reset()[0]]
+    assert (second.reset(seed=3)[0] == starts[0]).all()
+    assert (second.reset()[0] == starts[1]).all()
+    assert (starts[0] != starts[1]).any()
+
+
+def test_rewards_of_repeated_actions_are_summed():
+    push, returns = np.ones(1, np.float32), {}
+    for action_repeat in (1, 3):
+        env = dmcontrol_env("cartpole_balance", image_size=1, n_stack=1, action_repeat=action_repeat)
+        env.reset(seed=0)
+        returns[action_repeat] = sum(env.step(push)[1] for _ in range(6 // action_repeat))
+    assert returns[3] == pytest.approx(returns[1])
+    assert 3 < returns[3] < 6
+
+
+def test_an_episode_ends_within_a_repeated_action():
+    env = dmcontrol_env("reacher_easy", image_size=1, n_stack=1, action_repeat=300)
+    env.reset(seed=0)
+    ends = [env.step(REST)[2:4] for _ in range(4)]
+    assert ends == [(False, False)] * 3 + [(False, True)]
+    assert env.unwrapped.physics.data.time == pytest.approx(1000 * 0.02)
+
+
+def test_skipped_steps_are_not_rendered(monkeypatch):
+    env = dmcontrol_env("reacher_easy", image_size=8, action_repeat=4)
+    env.reset()
+    renderer, rendered = env.get_wrapper_attr("_renderer"), []
+    monkeypatch.setattr(renderer, "render", lambda render=renderer.render: rendered.append(1) or render())
+    env.step(REST)
+    assert len(rendered) == 1
+
+
+def test_pictures_are_those_of_dm_control():
+    """Without the fast rendering, pixel for pixel."""
+    env = dmcontrol_env("reacher_easy", fast_rendering=False)
+    env.reset(seed=0)
+    ours = env.render()
+    assert (ours == env.unwrapped.physics.render(64, 64, camera_id=0)).all()
+    env.close()
+
+
+def test_the_terrain_of_a_new_episode_is_seen():
+    env, other = (dmcontrol_env("quadruped_escape", seed=0, image_size=16) for _ in range(2))
+    env.reset()
+    other.unwrapped.reset()  # draws the first terrain and shows nothing
+    assert (env.reset()[0] == other.reset()[0]).all()
+    env.close()
+    other.close()
+
+
+def test_a_context_that_cannot_be_made_is_explained(monkeypatch):
+    env = dmcontrol_env("reacher_easy")
+    monkeypatch.setattr("mujoco.Renderer", lambda *_: 1 / 0)
+    with pytest.raises(ImportError, match=r"cannot render with MUJOCO_GL='\w*' \(ZeroDivisionError.*doctor"):
+        env.reset()
+
+
+def test_the_settings_of_the_pictures_are_told(reacher):
+    settings = reacher.get_wrapper_attr("rendering_settings")
+    assert settings["backend"] in ("osmesa", "egl", "glfw")
+    assert {key: settings[key] for key in ("camera", "image_size", "fast_rendering")} == {
+        "camera": 0,
+        "image_size": 64,
+        "fast_rendering": True,
+    }
+
+
+def test_running_backward_earns_up_to_one():
+    env = dmcontrol_env("cheetah_run_backward", image_size=1, n_stack=1)
+    env.reset(seed=0)
+    task, physics = env.unwrapped.task, env.unwrapped.physics
+    rewards = []
+    physics.data.qvel[:] = 0
+    for speed in (5.0, 0.0, -5.0, -10.0, -20.0):
+        physics.data.qvel[0] = speed
+        physics.forward()
+        rewards.append(task.get_reward(physics))
+    assert rewards == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-6)
+
+
+def test_jaco_reaches_for_a_brick_in_the_corner(jaco):
+    physics = jaco.unwrapped.physics
+    np.testing.assert_allclose(physics.named.data.xpos["duplo2x4/"][:2], (-0.09, -0.09), atol=1e-3)
+    red = (jaco.render().astype(int) @ (1, -1, -1)) > 100
+    rows, columns = np.nonzero(red)
+    assert rows.mean() > 32 and columns.mean() < 32  # bottom left, as seen from the camera
+
+
+def test_jacos_actions_are_scaled_to_one(jaco):
+    assert jaco.action_space == gym.spaces.Box(-1, 1, (9,), np.float32)
+    jaco.step(np.ones(9, np.float32))
+    np.testing.assert_allclose(jaco.unwrapped.physics.data.ctrl, jaco.unwrapped.action_space.high, rtol=1e-6)
+
+
+def test_jaco_episodes_follow_the_seed(jaco):
+    first, _ = jaco.reset(seed=5)
+    jaco.reset()
+    again, _ = jaco.reset(seed=5)
+    assert (first == again).all()
+
+
+def test_tasks_are_the_suite_and_ours():
+    from dm_control import suite
+
+    from sb3_bcvlr.envs.dmcontrol_tasks import JACO_TARGETS
+
+    ours = {"cheetah_run_backward", *(f"jaco_reach_{corner}" for corner in JACO_TARGETS)}
+    assert set(DMCONTROL_TASKS) == {f"{domain}_{name}" for domain, name in suite.ALL_TASKS} | ours
+
+
+@pytest.mark.parametrize(("vec_env_cls", "n_envs"), [(DummyVecEnv, 2), (SubprocVecEnv, 1)])
+def test_a_vector_counts_its_episodes(vec_env_cls, n_envs):
+    env = make_dmcontrol("reacher_easy", n_envs, seed=0, image_size=8, action_repeat=500, vec_env_cls=vec_env_cls)
+    observations, actions = env.reset(), np.zeros((n_envs, 2), np.float32)
+    assert observations.shape == (n_envs, 9, 8, 8)
+    assert all((observations[0] != other).any() for other in observations[1:])
+    env.step(actions)
+    *_, dones, infos = env.step(actions)
+    env.close()
+    assert dones.all()
+    assert [info["episode"]["l"] for info in infos] == [2] * n_envs
+    assert all(info["TimeLimit.truncated"] for info in infos)
+
+
+@pytest.mark.parametrize("make", [dmcontrol_env, make_dmcontrol])
+def test_a_wrong_name_is_told_the_right_one(make):
+    with pytest.raises(ValueError, match="no task 'reacher_hrd'; did you mean reacher_hard"):
+        make("reacher_hrd")
+    with pytest.raises(ValueError, match="no task 'tetris'; choose one of: acrobot_swingup"):
+        make("tetris")
+
+
+@pytest.mark.parametrize("wrong", [{"image_size": 0}, {"n_stack": 0}, {"action_repeat": 0}])
+def test_numbers_below_one_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is 0, expected 1 or more"):
+        dmcontrol_env("reacher_easy", **wrong)
+
+
+def test_a_wrong_camera_is_told_the_right_ones():
+    with pytest.raises(ValueError, match="no camera 'moon'; choose a number below 2 or one of"):
+        dmcontrol_env("reacher_easy", camera="moon")
+
+
+def test_the_gymnasium_id_gives_the_same(reacher):
+    env = gym.make("dmcontrol/reacher_easy-v0", render_mode="rgb_array")
+    assert (env.reset(seed=4)[0] == reacher.reset(seed=4)[0]).all()
+    env.close()
