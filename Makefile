@@ -18,14 +18,14 @@ install: .venv/installed
 .venv/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv --without-pip .venv
 	$(PIP) "$(TORCH)" 2>/dev/null || $(PIP) "$(TORCH)" --index-url $(TORCH_INDEX)
-	$(PIP) -c constraints.txt -e ".[procgen,examples,tests]"
+	$(PIP) -c constraints.txt -e ".[procgen,dmc,metaworld,examples,tests]"
 	touch $@
 
 quickstart: install  ## learn the foraging world from the videos in examples/videos
 	$(RUN) examples/quickstart.py
 
 procgen: install  ## learn a Procgen game from the videos in $(VIDEOS), recorded by $(EXPERTS)/record.py where there are none
-	$(RUN) examples/train_procgen.py $(GAME) --videos $(VIDEOS) --experts $(EXPERTS) --episodes $(EPISODES) --steps $(STEPS)
+	$(RUN) examples/train.py procgen/$(GAME) --videos $(VIDEOS) --experts $(EXPERTS) --episodes $(EPISODES) --steps $(STEPS)
 
 test: install  ## the fast suite
 	$(RUN) -m pytest --cov=sb3_bcvlr --cov-report=term-missing --cov-fail-under=90

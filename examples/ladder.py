@@ -20,7 +20,6 @@ import argparse
 import csv
 import json
 import time
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -29,17 +28,14 @@ import sb3_bcvlr  # isort: skip  before stable_baselines3, to keep gym's notice 
 import numpy as np
 import torch as th
 from quickstart import EVAL_SEED, LearningCurve, RandomPolicy, evaluate
-from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 from tqdm import trange
+from train import MAKERS
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.common.video_imitation import optimize
 from sb3_bcvlr.common.video_io import find_videos
-from sb3_bcvlr.envs import make_dmcontrol, make_metaworld, make_procgen
 from sb3_bcvlr.envs.procgen import action_groups
-
-MAKERS: dict[str, Callable[..., VecEnv]] = {"procgen": make_procgen, "dmcontrol": make_dmcontrol, "metaworld": make_metaworld}
 
 
 def read_actions(folder: Path, dataset: VideoDataset) -> th.Tensor:
@@ -199,8 +195,9 @@ def main() -> None:
         action_groups(task) if suite == "procgen" else None,
     )
     diagnostics = model.policy.dynamics_diagnostics(held_out.sample(1024).frames)
-    random_return, _ = evaluate(RandomPolicy(eval_env), eval_env, args.eval_episodes)
-    about = {"majority": ladder.majority(), "random_return": random_return, "seconds_pretraining": seconds_pretraining}
+    random = evaluate(RandomPolicy(eval_env), eval_env, args.eval_episodes)
+    random = {f"random_{name}": value for name, value in random.items()}
+    about = {"majority": ladder.majority(), **random, "seconds_pretraining": seconds_pretraining}
     print("pre-trained; on held-out windows:", json.dumps({**about, **diagnostics}), flush=True)
 
     rows = []
@@ -227,8 +224,7 @@ def main() -> None:
             write_csv(args.out / f"{task}_curve.csv", [{"step": step, "return": value} for step, value in curve.points])
         seconds = time.perf_counter() - start
         ladder.policy.set_training_mode(False)
-        mean_return, stderr = evaluate(ladder.model, eval_env, args.eval_episodes)
-        row = {"task": task, "rung": rung, **ladder.scores(), "return": mean_return, "return_stderr": stderr}
+        row = {"task": task, "rung": rung, **ladder.scores(), **evaluate(ladder.model, eval_env, args.eval_episodes)}
         row |= {"updates": args.updates, "seconds": seconds, "seed": args.seed, **about, **diagnostics}
         rows.append({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
         print(json.dumps(rows[-1]), flush=True)

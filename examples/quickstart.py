@@ -3,7 +3,7 @@ Learn a policy from videos, judge it and show it: the foraging world from the vi
 
     python examples/quickstart.py            # everything ends up in outputs/quickstart/
 
-``run`` is the whole of it and takes any environment; ``train_procgen.py`` calls it for Procgen.
+``run`` is the whole of it and takes any environment; ``train.py`` calls it for Procgen, DMControl and Meta-World.
 """
 
 import argparse
@@ -58,10 +58,21 @@ class LearningCurve(BaseCallback):
             self._returns = []
 
 
-def evaluate(policy: Any, env: VecEnv, n_episodes: int, deterministic: bool = False) -> tuple[float, float]:
-    """Mean return of whole episodes, as many in each environment, and its standard error."""
-    returns, _ = evaluate_policy(policy, env, n_episodes, deterministic, return_episode_rewards=True)
-    return float(np.mean(returns)), float(np.std(returns, ddof=1) / len(returns) ** 0.5)
+def evaluate(policy: Any, env: VecEnv, n_episodes: int, deterministic: bool = False) -> dict[str, float]:
+    """
+    Whole episodes, as many in each environment.
+
+    :return: ``return``, ``stderr`` of it, and ``success`` where the environment tells ``is_success``: the share of episodes
+    """
+    successes: list[float] = []
+
+    def note_success(local_variables: dict[str, Any], _: dict[str, Any]) -> None:
+        if local_variables["done"] and "is_success" in local_variables["info"]:
+            successes.append(float(local_variables["info"]["is_success"]))
+
+    returns, _ = evaluate_policy(policy, env, n_episodes, deterministic, callback=note_success, return_episode_rewards=True)
+    result = {"return": float(np.mean(returns)), "stderr": float(np.std(returns, ddof=1) / len(returns) ** 0.5)}
+    return result | ({"success": float(np.mean(successes))} if successes else {})
 
 
 def run(
@@ -72,6 +83,7 @@ def run(
     n_envs: int,
     n_eval_episodes: int,
     seed: int,
+    n_stack: int = 1,
     **model_kwargs: Any,
 ) -> dict[str, float]:
     """
@@ -79,6 +91,7 @@ def run(
 
     :param make_env: called with the number of environments and a seed
     :param videos: a folder of expert videos with its ``episodes.csv`` (file, length, return)
+    :param n_stack: frames in an observation
     :param n_eval_episodes: fresh episodes of an evaluation, as many in each of at most 64 environments
     :return: what ``summary.json`` holds
     """
@@ -95,24 +108,26 @@ def run(
         seconds[stage] = time.perf_counter() - start
         return result
 
-    dataset = timed("decode", VideoDataset, videos, on_error="skip", seed=seed)
+    n_history = model_kwargs.get("n_history", 1 if n_stack > 1 else 2)
+    dataset = timed("decode", VideoDataset, videos, n_stack=n_stack, n_history=n_history, on_error="skip", seed=seed)
     print(
         f"{dataset.n_episodes} videos, {dataset.n_frames} frames {dataset.observation_shape}, mean return {video_return:.2f}"
     )
     model = BCVLR(env, videos=dataset, seed=seed, **model_kwargs)
     curve = LearningCurve()
-    random_return, _ = timed("random play", evaluate, RandomPolicy(eval_env), eval_env, n_eval_episodes)
+    random = timed("random play", evaluate, RandomPolicy(eval_env), eval_env, n_eval_episodes)
     timed("pre-train", model.pretrain, progress_bar=True)
     timed("learn online", model.learn, steps, callback=curve, progress_bar=True)
-    policy_return, policy_return_stderr = timed("evaluate", evaluate, model, eval_env, n_eval_episodes)
-    greedy_return, greedy_return_stderr = timed("evaluate greedy", evaluate, model, eval_env, n_eval_episodes, True)
+    policy = timed("evaluate", evaluate, model, eval_env, n_eval_episodes)
+    greedy = timed("evaluate greedy", evaluate, model, eval_env, n_eval_episodes, True) if model.policy.is_discrete else policy
 
     summary = {
-        "random_return": random_return,
-        "policy_return": policy_return,
-        "policy_return_stderr": policy_return_stderr,
-        "greedy_return": greedy_return,
-        "greedy_return_stderr": greedy_return_stderr,
+        **{f"{who}_success": of["success"] for who, of in (("random", random), ("policy", policy)) if "success" in of},
+        "random_return": random["return"],
+        "policy_return": policy["return"],
+        "policy_return_stderr": policy["stderr"],
+        "greedy_return": greedy["return"],
+        "greedy_return_stderr": greedy["stderr"],
         "video_return": video_return,
         "env_steps": model.num_timesteps,
         "seconds": sum(seconds.values()),
@@ -132,6 +147,9 @@ def table(summary: dict[str, float], seconds: dict[str, float]) -> str:
         ("learned, sampled", f"{summary['policy_return']:8.2f} +- {summary['policy_return_stderr']:.2f}"),
         ("learned, greedy", f"{summary['greedy_return']:8.2f} +- {summary['greedy_return_stderr']:.2f}"),
         ("the videos", f"{summary['video_return']:8.2f}"),
+    ]
+    rows += [
+        (f"{who} success", f"{summary[f'{who}_success']:8.2f}") for who in ("random", "policy") if f"{who}_success" in summary
     ]
     lines = ["", f"{'return of':<18}  mean +- standard error", *(f"{name:<18}{value}" for name, value in rows), ""]
     lines += [f"{stage:<18}{value:8.1f} s" for stage, value in seconds.items()]
@@ -165,7 +183,7 @@ def film(model: BCVLR, env: VecEnv, expert: np.ndarray, path: Path, n_frames: in
     observations, frames = env.reset(), []
     for _ in range(n_frames):
         frame = observations[0]
-        frames.append(frame.transpose(1, 2, 0) if frame.shape[0] in (1, 3) else frame)
+        frames.append(frame if frame.shape[-1] == 3 else frame[-3:].transpose(1, 2, 0))
         actions, _ = model.predict(observations)
         observations, *_ = env.step(actions)
     left = expert[np.arange(n_frames) % len(expert)]

@@ -13,10 +13,7 @@ from sb3_bcvlr.hyperparams import bcvlr
 
 CLASSES = {"bcvlr": (BCVLR, BCVLRPolicy)}
 PRESETS = [
-    (algorithm, suite, task)
-    for algorithm in hyperparams.ALGORITHMS
-    for suite in bcvlr.SUITES
-    for task in (None, *bcvlr.TASKS)
+    (algorithm, suite, task) for algorithm in hyperparams.ALGORITHMS for suite in bcvlr.SUITES for task in (None, *bcvlr.TASKS)
 ]
 
 
@@ -29,7 +26,9 @@ def test_every_preset_binds_to_the_constructors(algorithm, suite, task):
     inspect.signature(policy_class).bind("observation_space", "action_space", **policy_kwargs)
     inspect.signature(VectorQuantizer).bind(**policy_kwargs.get("quantizer_kwargs", {}))
     latent_policy = policy_kwargs.get("latent_policy_class", LatentPolicy)
-    inspect.signature(latent_policy).bind("shape", "latent_dim", **policy_kwargs.get("latent_policy_kwargs", dict(channels=[], hidden_dim=1)))
+    inspect.signature(latent_policy).bind(
+        "shape", "latent_dim", **policy_kwargs.get("latent_policy_kwargs", dict(channels=[], hidden_dim=1))
+    )
     feature_loss = preset.get("feature_loss_class", InfoNCE)
     inspect.signature(feature_loss).bind("encoder", "shape", **preset.get("feature_loss_kwargs", {}))
 

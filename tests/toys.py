@@ -83,7 +83,7 @@ class ActionPictureEnv(gym.Env):
 
 
 class DotEnv(gym.Env):
-    """Push the white dot onto the red one: +1 for each step within 3 pixels. Action x moves it down and right, y up and right."""
+    """Push the white dot onto the red one, +1 for each step within 3 pixels. x pushes it down and right, y up and right."""
 
     SIZE, PIXELS = 32, 3.0
 
@@ -114,7 +114,9 @@ class DotEnv(gym.Env):
         picture = np.broadcast_to(self.ground, (self.SIZE, self.SIZE, 3)).astype(float)
         rows, columns = np.mgrid[: self.SIZE, : self.SIZE]
         for (row, column), color in ((self.target, (230, 40, 40)), (self.dot, (245, 245, 245))):
-            cover = np.clip(3.5 - np.hypot(rows - row, columns - column), 0, 1)[..., None]  # antialiased: parts of pixels count
+            cover = np.clip(3.5 - np.hypot(rows - row, columns - column), 0, 1)[
+                ..., None
+            ]  # antialiased: parts of pixels count
             picture = picture * (1 - cover) + np.array(color) * cover
         return picture.astype(np.uint8)
 

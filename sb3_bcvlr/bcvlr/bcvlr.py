@@ -68,7 +68,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param commitment_coef: weight of the quantizer's commitment loss
     :param max_grad_norm: of p and w, offline
     :param tune_encoder: where f goes on learning (ablation): "dynamics", with p and w offline; "online", with p and d
-    :param feature_loss_class: trains f, ``InfoNCE``, ``PrototypeLoss`` or another; called with the encoder, the observation's shape and ``literal``
+    :param feature_loss_class: trains f: ``InfoNCE``, ``PrototypeLoss`` or another; called with the encoder, the observation's
+        shape and ``literal``
     :param feature_loss_kwargs: further arguments of it
     :param literal: what to do as the authors' code does where we think it mistaken (docs/modules/bcvlr.md): any of
         "frozen_reconstruction", "resampled_shift", "cross_episodes", "bounded_features", "zero_counts",
@@ -353,6 +354,7 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _store(self, transitions: Iterable[tuple[np.ndarray, np.ndarray]]) -> WindowReplayBuffer:
         """A replay buffer that these episodes do not quite fill; the frame that ends one is an end without an action."""
+        assert self.observation_space.shape is not None and self.action_space.shape is not None
         episodes = []
         for number, (observations, actions) in enumerate(transitions):
             observations = maybe_transpose(np.asarray(observations), self.observation_space)

@@ -231,7 +231,7 @@ class BCVLRPolicy(BasePolicy):
         return self._predict(observation, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """a = d(pi(f(o))). Discrete: sampled from the softmax unless ``deterministic``. Else in [-1, 1], noise is the algorithm's."""
+        """a = d(pi(f(o))). Discrete: sampled from the softmax unless ``deterministic``. Continuous: in [-1, 1], no noise."""
         assert isinstance(observation, th.Tensor), type(observation)
         decoded = self.action_decoder(self.latent_policy(self.encode(observation)))
         if self.is_discrete:

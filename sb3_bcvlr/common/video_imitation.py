@@ -90,7 +90,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         self._setup_videos()
 
     def _n_stack(self) -> int:
-        """Frames that an observation stacks: as the videos are stacked, else of 3 channels each, or 1 if that does not divide."""
+        """Frames in an observation: as the videos are stacked, else of 3 channels each, or of 1 if 3 do not divide."""
         assert self.observation_space.shape is not None
         channels = self.observation_space.shape[0]
         if isinstance(self.videos, VideoDataset) and channels % self.videos.n_stack == 0:
@@ -101,7 +101,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         """Make a dataset of ``videos`` that gives what the environment gives, or check the one that was given."""
         if self.videos is None:
             return
-        assert self.observation_space.shape is not None
+        assert self.observation_space.shape is not None and self.n_history is not None
         channels, height, width = self.observation_space.shape
         if not isinstance(self.videos, VideoDataset):
             self.videos = VideoDataset(
@@ -197,7 +197,9 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
             "uint8 from 0 to 255. gymnasium.wrappers.AddRenderObservation makes them of what the environment renders."
         )
     if not isinstance(action_space, spaces.Discrete | spaces.Box):
-        raise ValueError(f"The environment acts in {action_space}, expected Discrete or a bounded Box: wrap other actions into one.")
+        raise ValueError(
+            f"The environment acts in {action_space}, expected Discrete or a bounded Box: wrap other actions into one."
+        )
     if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
         raise ValueError(f"The environment acts in {action_space}, expected actions from 0 on: shift them in a wrapper.")
 

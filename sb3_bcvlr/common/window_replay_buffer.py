@@ -114,8 +114,8 @@ class WindowReplayBuffer(ReplayBuffer):
         begins = self.ends[self.pos - 1]
         if (older[begins] != newer[begins]).any() or (next_obs[~done, : -self.n_channels] != newer[~done]).any():
             raise ValueError(
-                f"Observations of {obs.shape[1]} channels were taken for stacks of {self.n_stack} frames, oldest first and at an "
-                "episode's start its first frame repeated, but these are others. Stack with gymnasium.wrappers."
+                f"Observations of {obs.shape[1]} channels were taken for stacks of {self.n_stack} frames, oldest first, at an "
+                "episode's start with its first frame repeated, but these are others. Stack with gymnasium.wrappers."
                 'FrameStackObservation(env, n, padding_type="reset"); SB3\'s VecFrameStack begins with black frames.'
             )
 

@@ -66,7 +66,9 @@ def test_several_environments_learn(n_envs):
 
 
 def test_a_loaded_model_predicts_the_same_and_goes_on(tmp_path):
-    model = dot_model(policy_kwargs=dict(latent_policy_class=DrQLatentPolicy, latent_policy_kwargs=dict(hidden_dim=8))).learn(20)
+    model = dot_model(policy_kwargs=dict(latent_policy_class=DrQLatentPolicy, latent_policy_kwargs=dict(hidden_dim=8))).learn(
+        20
+    )
     model.save(tmp_path / "m")
     assert np.array_equal(BCVLR.load(tmp_path / "m").predict(PICTURES)[0], model.predict(PICTURES)[0])
     loaded = BCVLR.load(tmp_path / "m", env=DotEnv(), videos=VIDEOS, device="cpu")

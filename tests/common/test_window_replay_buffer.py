@@ -328,7 +328,7 @@ def test_stacks_whose_beginning_is_overwritten_are_never_drawn():
 
 def test_an_episode_that_begins_with_black_frames_is_refused():
     first = np.concatenate((frame(0), frame(0), frame(7)), axis=1)
-    with pytest.raises(ValueError, match="stacks of 3 frames.*padding_type"):
+    with pytest.raises(ValueError, match=r"stacks of 3 frames.*padding_type"):
         make_stacking_buffer().add(first, first, np.array([0]), np.zeros(1), np.array([True]), [{}])
 
 

@@ -1,0 +1,64 @@
+"""
+Learn a task of Procgen, DMControl or Meta-World from videos, with the defaults or the paper's networks.
+
+    python examples/train.py procgen/fruitbot --videos data/fruitbot
+    python examples/train.py metaworld/drawer-open --videos data/drawer-open --n-envs 4 --steps 25000
+    python examples/train.py procgen/bigfish --videos data/bigfish --preset paper     # for a GPU
+
+The folder of videos holds .mp4 files and ``episodes.csv`` (file, length, return), as ``record_videos.py`` writes them. Where
+it does not exist and ``--experts`` names a folder with a ``record.py`` for Procgen, that records it first. Steps are actions
+of the agent: at action repeat 2, 50,000 of them are the paper's 100,000 frames on DMControl.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import sb3_bcvlr  # isort: skip  before stable_baselines3, to keep gym's notice quiet
+from quickstart import run
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_bcvlr.envs import make_dmcontrol, make_metaworld, make_procgen
+
+MAKERS: dict[str, Callable[..., VecEnv]] = {"procgen": make_procgen, "dmcontrol": make_dmcontrol, "metaworld": make_metaworld}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", help="suite/task, the suite one of " + ", ".join(MAKERS))
+    parser.add_argument("--videos", type=Path, required=True)
+    parser.add_argument("--experts", type=Path, help="folder with a record.py that plays Procgen")
+    parser.add_argument("--episodes", type=int, default=64, help="how many to record")
+    parser.add_argument("--out", type=Path, help="default: outputs/TASK")
+    parser.add_argument("--steps", type=int, default=100_000, help="environment steps")
+    parser.add_argument("--n-envs", type=int, default=64)
+    parser.add_argument("--eval-episodes", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--preset", choices=["default", "paper"], default="default")
+    parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
+    args = parser.parse_args()
+
+    suite, _, task = args.task.partition("/")
+    if suite not in MAKERS or not task:
+        parser.error(f"the task is {args.task!r}, expected suite/task with a suite of {', '.join(MAKERS)}")
+    if not args.videos.exists():
+        if args.experts is None or suite != "procgen":
+            parser.error(
+                f"there is no folder {args.videos}: record one with record_videos.py, or Procgen with --experts FOLDER"
+            )
+        record = [sys.executable, args.experts / "record.py", task, "--episodes", args.episodes, "--out", args.videos]
+        subprocess.run(list(map(str, record)), check=True)
+    model_kwargs = sb3_bcvlr.hyperparams.get("bcvlr", suite, task) if args.preset == "paper" else {}
+    run(
+        lambda n_envs, seed: MAKERS[suite](task, min(n_envs, args.n_envs), seed),
+        args.videos,
+        args.out or Path("outputs") / task,
+        args.steps,
+        args.n_envs,
+        args.eval_episodes,
+        args.seed,
+        n_stack=1 if suite == "procgen" else 3,
+        **{**model_kwargs, **args.set},
+    )
