@@ -15,8 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from sb3_bcvlr.envs.registration import METAWORLD_TASKS
 from sb3_bcvlr.envs.rendering import check_task, pixels, require
 
-# Where "close" puts the camera corner2, in meters. At 64x64 a goal seen from corner2 itself is one or two pixels. The place is
-# the one that pixel-based work uses since Masked World Models (Seo et al. 2022, https://arxiv.org/abs/2206.14244).
+# Where "close" puts the camera corner2, in meters: at 64x64 a goal seen from corner2 itself is one or two pixels.
 CLOSE_POSITION = (0.75, 0.075, 0.7)
 
 
