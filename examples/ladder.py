@@ -24,13 +24,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import sb3_bcvlr  # isort: skip  before stable_baselines3, to keep gym's notice quiet
+import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
 from quickstart import EVAL_SEED, LearningCurve, RandomPolicy, evaluate
 from torch.nn import functional as F
 from tqdm import trange
-from train import MAKERS
+from train import MAKERS, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.common.video_imitation import optimize
@@ -175,9 +175,8 @@ def main() -> None:
     env = MAKERS[suite](task, args.n_envs, args.seed)
     eval_env = MAKERS[suite](task, min(args.eval_episodes, args.n_envs), EVAL_SEED + args.seed)
     n_stack = env.observation_space.shape[0] // 3
-    kwargs = sb3_bcvlr.hyperparams.get("bcvlr", suite, task) if args.preset == "paper" else {}
     # What a rung spends on pi, the full method spends over its rollouts.
-    kwargs |= {"pretrain_imitation_steps": 0, **args.set}
+    kwargs = model_arguments(args.task, args.preset) | {"pretrain_imitation_steps": 0, **args.set}
     videos, held_out = (
         VideoDataset(folder, n_stack=n_stack, n_history=1 if n_stack > 1 else 2, seed=args.seed)
         for folder in (args.labelled, args.held_out)

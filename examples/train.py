@@ -16,14 +16,27 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import sb3_bcvlr  # isort: skip  before stable_baselines3, to keep gym's notice quiet
-from quickstart import run
+from quickstart import make_foraging, run
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_bcvlr.envs import make_dmcontrol, make_metaworld, make_procgen
 
-MAKERS: dict[str, Callable[..., VecEnv]] = {"procgen": make_procgen, "dmcontrol": make_dmcontrol, "metaworld": make_metaworld}
+MAKERS: dict[str, Callable[..., VecEnv]] = {  # of task, number of environments and seed
+    "procgen": make_procgen,
+    "dmcontrol": make_dmcontrol,
+    "metaworld": make_metaworld,
+    "foraging": lambda task, n_envs, seed: make_foraging(n_envs, seed),
+}
+
+
+def model_arguments(task: str, preset: str) -> dict[str, Any]:
+    """The paper's hyper-parameters of ``task`` (suite/task), or what lies over the constructor's defaults."""
+    suite, _, name = task.partition("/")
+    return sb3_bcvlr.hyperparams.get("bcvlr", suite, name) if preset == "paper" or suite == "foraging" else {}
+
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,7 +63,6 @@ if __name__ == "__main__":
             )
         record = [sys.executable, args.experts / "record.py", task, "--episodes", args.episodes, "--out", args.videos]
         subprocess.run(list(map(str, record)), check=True)
-    model_kwargs = sb3_bcvlr.hyperparams.get("bcvlr", suite, task) if args.preset == "paper" else {}
     run(
         lambda n_envs, seed: MAKERS[suite](task, min(n_envs, args.n_envs), seed),
         args.videos,
@@ -60,5 +72,5 @@ if __name__ == "__main__":
         args.eval_episodes,
         args.seed,
         n_stack=1 if suite == "procgen" else 3,
-        **{**model_kwargs, **args.set},
+        **{**model_arguments(args.task, args.preset), **args.set},
     )

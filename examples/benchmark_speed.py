@@ -1,0 +1,164 @@
+"""
+How fast each stage is: ms a gradient step, ms to act, seconds of a whole run, peak memory; a table and a csv.
+
+    python examples/benchmark_speed.py                                # the defaults, on the GPU if there is one
+    python examples/benchmark_speed.py --preset paper --quick
+    python examples/benchmark_speed.py --stage imitation --batch-sizes 16 32 64 128 256 512
+    python examples/benchmark_speed.py --video-frames 10000 100000 1000000    # memory-mapped: should be flat
+
+Pictures are noise, the environment is Procgen's bigfish: speed does not depend on what is learned. Each figure is the median
+of several repetitions in one process, after a warm-up; compare only figures of one run on one machine.
+"""
+
+import argparse
+import itertools
+import platform
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
+import numpy as np
+import torch as th
+from ladder import write_csv
+from stable_baselines3.common.logger import Logger
+
+from sb3_bcvlr import BCVLR, VideoDataset, hyperparams
+from sb3_bcvlr.envs import make_procgen
+
+STAGES = ("encoder", "dynamics", "imitation", "online", "act", "step")
+BATCH_SIZES = {  # the argument that sets a stage's batch size
+    "encoder": "encoder_batch_size",
+    "dynamics": "dynamics_batch_size",
+    "imitation": "imitation_batch_size",
+    "online": "batch_size",
+}
+
+
+def work(model: BCVLR, stage: str, n_steps: int) -> None:
+    """``n_steps`` of a stage, as training makes them: sampling, labelling and statistics included."""
+    if stage == "encoder":
+        model.pretrain_encoder_steps = n_steps
+        model._pretrain_encoder(progress_bar=False)
+    elif stage == "dynamics":
+        model.pretrain_dynamics_steps = n_steps
+        model._pretrain_dynamics(progress_bar=False)
+    elif stage == "imitation":
+        model._imitate_videos(n_steps, model.latent_policy_optimizer)
+    elif stage == "online":
+        model._align(model.replay_buffer, n_steps, model.batch_size)
+    elif stage == "act":
+        for _ in range(n_steps):
+            model.predict(model._last_obs)
+    else:
+        actions = np.array([model.action_space.sample() for _ in range(model.n_envs)])
+        for _ in range(n_steps):
+            model.env.step(actions)
+
+
+def milliseconds(model: BCVLR, stage: str, n_steps: int, n_repeats: int) -> float:
+    """A step's time, without what a stage costs however long it is: two lengths are timed and their difference counts."""
+
+    def seconds(n: int) -> float:
+        synchronize(model.device)
+        start = time.perf_counter()
+        work(model, stage, n)
+        synchronize(model.device)
+        return time.perf_counter() - start
+
+    seconds(1)
+    differences = [seconds(2 * n_steps) - seconds(n_steps) for _ in range(n_repeats)]
+    return 1000 * statistics.median(differences) / n_steps
+
+
+def synchronize(device: th.device) -> None:
+    if device.type == "cuda":
+        th.cuda.synchronize(device)
+
+
+def peak_memory_gib(device: th.device) -> dict[str, float]:
+    result = {"peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    return result | ({"peak_gpu_gib": th.cuda.max_memory_allocated(device) / 2**30} if device.type == "cuda" else {})
+
+
+def make_model(args: argparse.Namespace, batch_size: int | None, n_envs: int, n_frames: int) -> BCVLR:
+    """A model whose replay holds steps and whose videos are noise in episodes of 100 frames."""
+    kwargs: dict[str, Any] = hyperparams.get("bcvlr", "procgen") if args.preset == "paper" else {}
+    if batch_size is not None:
+        kwargs |= dict.fromkeys(BATCH_SIZES.values(), batch_size)
+    rng = np.random.default_rng(0)
+    episodes = (rng.integers(256, size=(100, 64, 64, 3), dtype=np.uint8) for _ in range(n_frames // 100))
+    model = BCVLR(
+        make_procgen("bigfish", n_envs, 0),
+        VideoDataset(episodes, n_history=2, cache_dir=args.cache_dir, seed=0),
+        device=args.device,
+        seed=0,
+        **kwargs | {"learning_starts": 10**9, "rollout_steps": 4 * n_envs, "gradient_steps": 0},
+    )
+    model.set_logger(Logger(None, []))
+    model.pretrained = True
+    model.learn(max(8 * n_envs, 1024))  # random steps, for the replay
+    model.policy.set_training_mode(True)
+    return model
+
+
+def whole_run(times: dict[str, float], n_envs: int, preset: str) -> float:
+    """Seconds of 100,000 environment steps with all updates, from the times of the stages."""
+    model = BCVLR(make_procgen("bigfish", n_envs, 0), **(hyperparams.get("bcvlr", "procgen") if preset == "paper" else {}))
+    n_cycles = -(-100_000 // (model.train_freq.frequency * n_envs))
+    counts = {
+        "encoder": model.pretrain_encoder_steps,
+        "dynamics": model.pretrain_dynamics_steps,
+        "imitation": model.pretrain_imitation_steps + n_cycles * model.imitation_steps,
+        "online": n_cycles * model.gradient_steps,
+        "act": 100_000 // n_envs,
+        "step": 100_000 // n_envs,
+    }
+    return sum(times[stage] * n for stage, n in counts.items()) / 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--preset", choices=["default", "paper"], default="default")
+    parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[None], help="default: the preset's")
+    parser.add_argument("--n-envs", type=int, nargs="+", default=[64])
+    parser.add_argument("--video-frames", type=int, nargs="+", default=[10_000])
+    parser.add_argument("--cache-dir", type=Path, help="of the decoded noise; default: the user's cache")
+    parser.add_argument("--quick", action="store_true", help="fewer steps and repetitions")
+    parser.add_argument("--out", type=Path, default=Path("outputs/speed.csv"))
+    args = parser.parse_args()
+    n_steps, n_repeats = (3, 3) if args.quick else (20, 5)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+
+    rows = []
+    for batch_size, n_envs, n_frames in itertools.product(args.batch_sizes, args.n_envs, args.video_frames):
+        model = make_model(args, batch_size, n_envs, n_frames)
+        device = th.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor() or "cpu"
+        about = {"device": device, "threads": th.get_num_threads(), "torch": th.__version__, "preset": args.preset}
+        times = {}
+        for stage in args.stage:
+            times[stage] = milliseconds(model, stage, n_steps, n_repeats)
+            size = getattr(model, BATCH_SIZES[stage]) if stage in BATCH_SIZES else n_envs
+            row = {
+                "stage": stage,
+                "ms": round(times[stage], 3),
+                "batch_size": size,
+                "n_envs": n_envs,
+                "video_frames": n_frames,
+            }
+            memory = {name: round(value, 3) for name, value in peak_memory_gib(model.device).items()}
+            rows.append({**row, **memory, **about})
+            print(
+                f"{stage:10} {times[stage]:9.2f} ms   batch {size:4}   {n_envs:3} environments   {n_frames} frames", flush=True
+            )
+            write_csv(args.out, rows)
+        if set(times) == set(STAGES) and batch_size is None:
+            print(f"a whole run of 100,000 steps: {whole_run(times, n_envs, args.preset):.0f} s ({device})")
+
+
+if __name__ == "__main__":
+    main()

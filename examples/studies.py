@@ -1,0 +1,170 @@
+"""
+The paper's studies, each one command and one csv:
+
+    python examples/studies.py ablations foraging --videos examples/videos/foraging
+    python examples/studies.py video-amount dmcontrol/reacher_hard --videos data/reacher --amounts 5000 20000 50000 100000
+    python examples/studies.py offline metaworld/reach --videos data/reach --labelled data/reach-labelled
+    python examples/studies.py multi-task procgen/bigfish procgen/maze procgen/dodgeball --pretrain-on 2 \\
+        --videos data/bigfish data/maze data/dodgeball
+
+- ablations: the full method; p as pre-trained; f as it was initialized; no quantizer; f tuned too, offline and online.
+- video-amount: the full method from so many frames of the videos, whole episodes of them.
+- offline: no interaction: d, p and pi learn from labelled expert transitions (LAPO's chunks with ``ta``), 10,000 by default.
+- multi-task: one pre-training on the videos of the first ``--pretrain-on`` tasks, then each task learns online alone, also
+  those that pre-training has not seen.
+
+Every row holds the return on fresh episodes of a model that learned with ``--steps`` environment steps, and of random play.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
+import numpy as np
+from ladder import write_csv
+from quickstart import EVAL_SEED, RandomPolicy, evaluate
+from stable_baselines3.common.vec_env import VecEnv
+from train import MAKERS, model_arguments
+
+from sb3_bcvlr import BCVLR, VideoDataset
+from sb3_bcvlr.common.video_io import find_videos
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "idm not fine-tuned": dict(idm_learning_rate=0.0),
+    "encoder not pre-trained": dict(pretrain_encoder_steps=0),
+    "no quantizer": dict(policy_kwargs=dict(quantizer_kwargs=dict(enabled=False))),
+    "encoder tuned with the dynamics": dict(tune_encoder=["dynamics"]),
+    "encoder tuned online": dict(tune_encoder=["online"]),
+}
+
+
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """``second`` over ``first``, dictionaries inside likewise."""
+    both = {key: merged(first[key], second[key]) for key in first.keys() & second.keys() if isinstance(second[key], dict)}
+    return {**first, **second, **both}
+
+
+def labelled_episodes(folder: Path, n_transitions: int, n_stack: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Observations (T + 1, n_stack * C, H, W) and actions (T, ...) of LAPO's chunks, until there are enough."""
+    for chunk in find_videos(folder):
+        with np.load(chunk) as arrays:
+            frames, actions, ends = arrays["obs"].transpose(0, 3, 1, 2), arrays["ta"], np.flatnonzero(arrays["done"]) + 1
+        for start, end in zip((0, *ends[:-1]), ends, strict=True):
+            if end - start < 2:
+                continue
+            n = min(end - start - 1, n_transitions)
+            times = np.maximum(np.arange(n + 1)[:, None] + np.arange(1 - n_stack, 1), 0) + start
+            yield frames[times].reshape(n + 1, -1, *frames.shape[2:]), actions[start : start + n]
+            n_transitions -= n
+            if n_transitions == 0:
+                return
+
+
+def make_env(task: str, n_envs: int, seed: int) -> VecEnv:
+    suite, _, name = task.partition("/")
+    return MAKERS[suite](name, n_envs, seed)
+
+
+def load_videos(folders: list[Path], env: VecEnv, seed: int) -> VideoDataset:
+    """Cut as the observations of ``env`` are."""
+    shape = env.observation_space.shape
+    n_stack = 1 if shape[-1] == 3 else shape[0] // 3
+    return VideoDataset(folders, n_stack=n_stack, n_history=1 if n_stack > 1 else 2, on_error="skip", seed=seed)
+
+
+# Each study yields the name of a variant, the task and the model that has learned.
+Variants = Iterator[tuple[str, str, BCVLR]]
+
+
+def ablations(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
+    env = make_env(args.tasks[0], args.n_envs, seed)
+    for name, change in ABLATIONS.items():
+        model = BCVLR(env, load_videos(args.videos, env, seed), **merged(kwargs, change))
+        yield name, args.tasks[0], model.learn(args.steps, progress_bar=True)
+
+
+def video_amount(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
+    env = make_env(args.tasks[0], args.n_envs, seed)
+    videos = load_videos(args.videos, env, seed)
+    for n_frames in args.amounts:
+        part = videos if n_frames >= videos.n_frames else videos.split(1 - n_frames / videos.n_frames)[0]
+        part.seed(seed)
+        yield f"{n_frames} frames", args.tasks[0], BCVLR(env, part, **kwargs).learn(args.steps, progress_bar=True)
+
+
+def offline(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
+    env = make_env(args.tasks[0], args.n_envs, seed)
+    model = BCVLR(env, load_videos(args.videos, env, seed), **kwargs)
+    episodes = labelled_episodes(args.labelled, args.transitions, model.videos.n_stack)
+    yield f"{args.transitions} transitions", args.tasks[0], model.align(episodes, progress_bar=True)
+
+
+def multi_task(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
+    env = make_env(args.tasks[0], args.n_envs, seed)
+    pretrained = args.out.with_suffix(".pretrained.zip")
+    BCVLR(env, load_videos(args.videos[: args.pretrain_on], env, seed), **kwargs).pretrain(progress_bar=True).save(pretrained)
+    for number, (task, folder) in enumerate(zip(args.tasks, args.videos, strict=True)):
+        env = make_env(task, args.n_envs, seed)
+        model = BCVLR.load(pretrained, env=env, videos=load_videos([folder], env, seed))
+        yield "seen" if number < args.pretrain_on else "unseen", task, model.learn(args.steps, progress_bar=True)
+
+
+STUDIES = {"ablations": ablations, "video-amount": video_amount, "offline": offline, "multi-task": multi_task}
+
+
+def judge(model: BCVLR, task: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """The model and random play on the same fresh episodes."""
+    env = make_env(task, min(args.n_envs, args.eval_episodes), EVAL_SEED + seed)
+    random = evaluate(RandomPolicy(env), env, args.eval_episodes)
+    result = {**evaluate(model, env, args.eval_episodes), **{f"random_{key}": value for key, value in random.items()}}
+    env.close()
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("tasks", nargs="+", help="suite/task, or foraging; several for multi-task alone")
+    parser.add_argument("--videos", type=Path, nargs="+", required=True, help="a folder for each task")
+    parser.add_argument("--labelled", type=Path, help="offline: a folder of chunks with actions")
+    parser.add_argument("--transitions", type=int, default=10_000, help="offline: how many of them")
+    parser.add_argument(
+        "--amounts", type=int, nargs="+", default=[5_000, 20_000, 50_000, 100_000], help="video-amount: frames"
+    )
+    parser.add_argument("--pretrain-on", type=int, default=1, help="multi-task: the first so many tasks")
+    parser.add_argument("--steps", type=int, default=100_000, help="environment steps")
+    parser.add_argument("--n-envs", type=int, default=64)
+    parser.add_argument("--eval-episodes", type=int, default=64)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--preset", choices=["default", "paper"], default="default")
+    parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
+    parser.add_argument("--out", type=Path, help="default: outputs/STUDY.csv")
+    args = parser.parse_args()
+    if len(args.tasks) != len(args.videos) or (len(args.tasks) > 1) != (args.study == "multi-task"):
+        parser.error("expected one task and its --videos, or for multi-task several and as many folders")
+    if args.study == "offline" and args.labelled is None:
+        parser.error("offline needs --labelled FOLDER")
+    args.out = args.out or Path("outputs") / f"{args.study}.csv"
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+
+    rows: list[dict[str, Any]] = []
+    for seed in args.seeds:
+        kwargs = {**merged(model_arguments(args.tasks[0], args.preset), args.set), "seed": seed}
+        start = time.perf_counter()
+        for variant, task, model in STUDIES[args.study](args, seed, kwargs):
+            seconds = time.perf_counter() - start
+            row = {"study": args.study, "variant": variant, "task": task, "seed": seed, "env_steps": model.num_timesteps}
+            row |= {**judge(model, task, args, seed), "video_frames": model.videos.n_frames, "seconds": seconds}
+            rows.append({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
+            print(json.dumps(rows[-1]), flush=True)
+            write_csv(args.out, rows)
+            start = time.perf_counter()
+
+
+if __name__ == "__main__":
+    main()
