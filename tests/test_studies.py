@@ -1,0 +1,80 @@
+"""The scripts of the paper's studies give the method what they say."""
+
+import argparse
+import inspect
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toys import fake_videos, tiny_arguments
+
+from sb3_bcvlr import BCVLR, VideoDataset
+from sb3_bcvlr.bcvlr import BCVLRPolicy
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import studies  # noqa: E402
+
+
+@pytest.fixture
+def chunk(tmp_path):
+    """Two episodes of 4 and 3 frames, each filled with its number; the action is the number too."""
+    numbers = np.array([0, 1, 2, 3, 10, 11, 12], np.uint8)
+    frames = np.broadcast_to(numbers[:, None, None, None], (7, 2, 2, 3))
+    done = np.isin(numbers, (3, 12))
+    np.savez(tmp_path / "0.npz", obs=frames, ta=numbers[:, None].astype(np.float32), done=done)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("n_transitions", "expected"),
+    [(100, [[0, 1, 2, 3], [10, 11, 12]]), (4, [[0, 1, 2, 3], [10, 11]]), (2, [[0, 1, 2]])],
+)
+def test_labelled_episodes_end_when_there_are_enough(chunk, n_transitions, expected):
+    episodes = list(studies.labelled_episodes(chunk, n_transitions, n_stack=1))
+    assert [observations[:, 0, 0, 0].tolist() for observations, _ in episodes] == expected
+    assert [actions[:, 0].tolist() for _, actions in episodes] == [numbers[:-1] for numbers in expected]
+
+
+def test_labelled_episodes_are_stacked_as_videos_are(chunk):
+    (observations, _), _ = studies.labelled_episodes(chunk, 100, n_stack=2)
+    videos = VideoDataset(chunk, n_stack=2, n_history=1)
+    assert np.array_equal(observations[:-1], videos.observations(np.arange(3)).numpy())
+
+
+def test_merged_keeps_what_is_inside():
+    assert studies.merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}}) == {"a": {"b": 1, "c": 4}, "d": 3}
+
+
+@pytest.mark.parametrize("change", studies.ABLATIONS.values())
+def test_every_ablation_is_an_argument(change):
+    inspect.signature(BCVLR).bind("env", **change)
+    inspect.signature(BCVLRPolicy).bind("observation_space", "action_space", **change.get("policy_kwargs", {}))
+
+
+def arguments(tmp_path, **overrides) -> argparse.Namespace:
+    folder = tmp_path / "videos"
+    folder.mkdir(exist_ok=True)
+    for number, frames in enumerate(fake_videos(8)):
+        np.save(folder / f"{number}.npy", frames.repeat(2, 1).repeat(2, 2))
+    given = dict(tasks=["foraging"], videos=[folder], n_envs=2, steps=20, out=tmp_path / "study.csv", pretrain_on=1)
+    return argparse.Namespace(**{**given, **overrides})
+
+
+def test_each_ablation_learns(tmp_path):
+    variants = list(studies.ablations(arguments(tmp_path), 0, tiny_arguments()))
+    assert [name for name, _, _ in variants] == list(studies.ABLATIONS)
+    assert all(model.num_timesteps == 20 for _, _, model in variants)
+
+
+def test_the_amount_of_video_is_bounded_by_whole_episodes(tmp_path):
+    variants = studies.video_amount(arguments(tmp_path, amounts=[16, 32, 1000]), 0, tiny_arguments())
+    assert [model.videos.n_frames for _, _, model in variants] == [16, 32, 64]
+
+
+def test_tasks_that_were_not_pretrained_on_learn_too(tmp_path):
+    args = arguments(tmp_path)
+    args.tasks, args.videos = args.tasks * 2, args.videos * 2
+    variants = list(studies.multi_task(args, 0, tiny_arguments()))
+    assert [name for name, _, _ in variants] == ["seen", "unseen"]
+    assert all(model.num_timesteps == 20 for _, _, model in variants)
