@@ -13,7 +13,7 @@ from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.bcvlr import BCVLRPolicy
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-import studies  # noqa: E402
+import studies
 
 
 @pytest.fixture
