@@ -131,7 +131,7 @@ class Ladder:
 
     def _score(self, decoded: th.Tensor) -> float:
         if self.groups is None:
-            return _explained_variance(decoded, self.held_out_actions)
+            return _explained_variance(decoded.clamp(-1, 1), self.held_out_actions)  # as they would be taken
         return (self.groups[decoded.argmax(1)] == self.groups[self.held_out_actions[:, 0]]).float().mean().item()
 
     def majority(self) -> float:
@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--n-envs", type=int, default=64)
     parser.add_argument("--eval-episodes", type=int, default=64)
     parser.add_argument("--rungs", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
+    parser.add_argument("--env", type=json.loads, default={}, metavar="JSON", help="further arguments of the environment")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
@@ -172,8 +173,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     suite, task = args.task.split("/")
 
-    env = MAKERS[suite](task, args.n_envs, args.seed)
-    eval_env = MAKERS[suite](task, min(args.eval_episodes, args.n_envs), EVAL_SEED + args.seed)
+    env = MAKERS[suite](task, args.n_envs, args.seed, **args.env)
+    eval_env = MAKERS[suite](task, min(args.eval_episodes, args.n_envs), EVAL_SEED + args.seed, **args.env)
     n_stack = env.observation_space.shape[0] // 3
     # What a rung spends on pi, the full method spends over its rollouts.
     kwargs = model_arguments(args.task, args.preset) | {"pretrain_imitation_steps": 0, **args.set}

@@ -193,8 +193,8 @@ def film(model: BCVLR, env: VecEnv, expert: np.ndarray, path: Path, n_frames: in
     )
 
 
-def make_foraging(n_envs: int, seed: int) -> VecEnv:
-    return make_vec_env("sb3_bcvlr/Foraging-v0", n_envs=n_envs, seed=seed)
+def make_foraging(n_envs: int, seed: int, **kwargs: Any) -> VecEnv:
+    return make_vec_env("sb3_bcvlr/Foraging-v0", n_envs=n_envs, seed=seed, env_kwargs=kwargs)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ MAKERS: dict[str, Callable[..., VecEnv]] = {  # of task, number of environments 
     "procgen": make_procgen,
     "dmcontrol": make_dmcontrol,
     "metaworld": make_metaworld,
-    "foraging": lambda task, n_envs, seed: make_foraging(n_envs, seed),
+    "foraging": lambda task, n_envs, seed, **kwargs: make_foraging(n_envs, seed, **kwargs),
 }
 
 
@@ -49,6 +49,7 @@ if __name__ == "__main__":
     parser.add_argument("--n-envs", type=int, default=64)
     parser.add_argument("--eval-episodes", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--env", type=json.loads, default={}, metavar="JSON", help="further arguments of the environment")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     args = parser.parse_args()
@@ -64,7 +65,7 @@ if __name__ == "__main__":
         record = [sys.executable, args.experts / "record.py", task, "--episodes", args.episodes, "--out", args.videos]
         subprocess.run(list(map(str, record)), check=True)
     run(
-        lambda n_envs, seed: MAKERS[suite](task, min(n_envs, args.n_envs), seed),
+        lambda n_envs, seed: MAKERS[suite](task, min(n_envs, args.n_envs), seed, **args.env),
         args.videos,
         args.out or Path("outputs") / task,
         args.steps,

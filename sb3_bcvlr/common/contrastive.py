@@ -12,7 +12,34 @@ from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
 from sb3_bcvlr.common.networks import Encoder, ResidualBlock, orthogonal_init
 
 
-class InfoNCE(nn.Module):
+class FeatureLoss(nn.Module):
+    """
+    What both losses share: s projected by a linear map, momentum copies of encoder and projector, u. Call it with windows
+    (B, n_history + 1, C, H, W) in [-0.5, 0.5] to get the loss, a scalar.
+
+    :param encoder: f, trained in place
+    :param projection_dim: size of the projected s
+    :param hidden_dim: of u, an MLP with one hidden layer
+    :param pad: largest shift in pixels
+    :param literal: "resampled_shift" shifts as the authors do
+    """
+
+    def __init__(self, encoder: Encoder, projection_dim: int, hidden_dim: int, pad: int, literal: frozenset[str]):
+        super().__init__()
+        self.pad = pad
+        self.shift = resampled_shift if "resampled_shift" in literal else random_shift
+        projector = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(encoder.feature_shape), projection_dim))
+        self.predictor = nn.Sequential(nn.Linear(projection_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim))
+        for module in (projector, self.predictor):
+            module.apply(orthogonal_init)
+        self.online = nn.Sequential(encoder, projector)
+        self.target = deepcopy(self.online).requires_grad_(False)
+
+    def update_target(self, tau: float) -> None:
+        polyak_update(self.online.parameters(), self.target.parameters(), tau)
+
+
+class InfoNCE(FeatureLoss):
     """
     Contrast of two random shifts of one frame against the rest of the batch, and reconstruction of the frame (paper, Eq. 1):
 
@@ -20,11 +47,7 @@ class InfoNCE(nn.Module):
 
     with s and s' projected by linear maps, s' by the momentum copies of encoder and projector.
 
-    :param encoder: f, trained in place
     :param observation_shape: (C, H, W)
-    :param projection_dim: size of the projected s
-    :param hidden_dim: of u, an MLP with one hidden layer
-    :param pad: largest shift in pixels
     :param reconstruction_coef: alpha; 0 leaves v out
     :param literal: "frozen_reconstruction" leaves v at its random start and "resampled_shift" shifts as the authors do
     """
@@ -39,12 +62,8 @@ class InfoNCE(nn.Module):
         reconstruction_coef: float = 0.1,
         literal: frozenset[str] = frozenset(),
     ):
-        super().__init__()
-        self.pad = pad
+        super().__init__(encoder, projection_dim, hidden_dim, pad, literal)
         self.reconstruction_coef = reconstruction_coef
-        self.shift = resampled_shift if "resampled_shift" in literal else random_shift
-        projector = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(encoder.feature_shape), projection_dim))
-        self.predictor = nn.Sequential(nn.Linear(projection_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim))
         self.bilinear = nn.Linear(projection_dim, projection_dim, bias=False)
         n_channels, *size = observation_shape
         scales = [math.ceil(n / n_features) for n, n_features in zip(size, encoder.feature_shape[1:], strict=True)]
@@ -55,11 +74,9 @@ class InfoNCE(nn.Module):
             ResidualBlock(n_channels, n_channels),
             ResidualBlock(n_channels, n_channels),
         )
-        for module in (projector, self.predictor, self.bilinear, self.reconstruction):
+        for module in (self.bilinear, self.reconstruction):
             module.apply(orthogonal_init)
         self.reconstruction.requires_grad_("frozen_reconstruction" not in literal)
-        self.online = nn.Sequential(encoder, projector)
-        self.target = deepcopy(self.online).requires_grad_(False)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """
@@ -80,11 +97,8 @@ class InfoNCE(nn.Module):
             loss = loss + self.reconstruction_coef * F.mse_loss(reconstructions, views[0])
         return loss
 
-    def update_target(self, tau: float) -> None:
-        polyak_update(self.online.parameters(), self.target.parameters(), tau)
 
-
-class PrototypeLoss(nn.Module):
+class PrototypeLoss(FeatureLoss):
     """
     o_t must tell to which prototypes o_t+1 belongs (paper, Eq. 10; Proto-RL: Yarats et al. 2021):
 
@@ -92,15 +106,10 @@ class PrototypeLoss(nn.Module):
 
     with the rows of C, u and s' of unit length, s and s' projected by linear maps, s' by the momentum copies.
 
-    :param encoder: f, trained in place
     :param observation_shape: (C, H, W), unused
-    :param projection_dim: size of the projected s
-    :param hidden_dim: of u, an MLP with one hidden layer
     :param n_prototypes: rows of C
     :param temperature: T
     :param n_sinkhorn_steps: alternations of :func:`sinkhorn`
-    :param pad: largest shift in pixels
-    :param literal: "resampled_shift" shifts as the authors do
     """
 
     def __init__(
@@ -115,18 +124,11 @@ class PrototypeLoss(nn.Module):
         pad: int = 4,
         literal: frozenset[str] = frozenset(),
     ):
-        super().__init__()
-        self.pad = pad
+        super().__init__(encoder, projection_dim, hidden_dim, pad, literal)
         self.temperature = temperature
         self.n_sinkhorn_steps = n_sinkhorn_steps
-        self.shift = resampled_shift if "resampled_shift" in literal else random_shift
-        projector = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(encoder.feature_shape), projection_dim))
-        self.predictor = nn.Sequential(nn.Linear(projection_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim))
         self.prototypes = nn.Linear(projection_dim, n_prototypes, bias=False)
-        for module in (projector, self.predictor, self.prototypes):
-            module.apply(orthogonal_init)
-        self.online = nn.Sequential(encoder, projector)
-        self.target = deepcopy(self.online).requires_grad_(False)
+        self.prototypes.apply(orthogonal_init)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """
@@ -139,9 +141,6 @@ class PrototypeLoss(nn.Module):
             assignments = sinkhorn(self.prototypes(targets) / self.temperature, self.n_sinkhorn_steps)
         predictions = F.normalize(self.predictor(self.online(self.shift(observations[:, -2], self.pad))), dim=1)
         return F.cross_entropy(self.prototypes(predictions) / self.temperature, assignments)
-
-    def update_target(self, tau: float) -> None:
-        polyak_update(self.online.parameters(), self.target.parameters(), tau)
 
 
 def sinkhorn(scores: th.Tensor, n_steps: int) -> th.Tensor:

@@ -163,7 +163,7 @@ def test_the_loss_falls_on_an_easy_batch(literal):
         frames[i, 0, i % 3, i // 3 * 3 : i // 3 * 3 + 2] = 0.5  # a bar of another colour at another height
     optimizer = th.optim.Adam([p for p in feature_loss.parameters() if p.requires_grad], lr=1e-2)
     losses = []
-    for _ in range(100):
+    for _ in range(300):
         loss = feature_loss(frames)
         optimizer.zero_grad()
         loss.backward()
