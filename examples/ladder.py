@@ -14,6 +14,9 @@ actions are continuous.
 3. pi clones z, p and d trained on true pairs: what cloning latent actions instead of labels costs.
 4. the same with p frozen after pre-training: what the latent actions are worth before any action is seen.
 5. the full method, its actions from its own steps in the environment.
+
+``--true-dynamics N`` first trains a new world model for N steps on the true actions instead of z: what shuffling actions costs
+that one says how much a world model of this size can learn to care for actions at all.
 """
 
 import argparse
@@ -92,6 +95,37 @@ class Ladder:
             latent_actions = self.policy.latent_policy(self.policy.encode(self.model.videos.observations(indices)))
             optimize(optimizer, self.policy.action_loss(latent_actions, labels[indices])[0])
 
+    def true_dynamics(self, n_steps: int) -> dict[str, float]:
+        """w from its start, reading true actions: its errors on held-out windows over copying, and over shuffled actions."""
+        for module in self.policy.world_model.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        self.policy.world_model.requires_grad_(True).train()
+        latent_dim = self.policy.idm.quantizer.latent_dim
+        n_inputs = int(self.groups.max()) + 1 if self.groups is not None else self.actions.shape[1]
+        embedding = th.nn.Linear(n_inputs, latent_dim)
+        learned = [*self.policy.world_model.parameters(), *embedding.parameters()]
+        optimizer = th.optim.AdamW(learned, self.model.dynamics_learning_rate, fused=True)
+
+        def embed(actions: th.Tensor) -> th.Tensor:
+            return embedding(F.one_hot(self.groups[actions[:, 0]], n_inputs).float() if self.groups is not None else actions)
+
+        for _ in trange(n_steps, desc="true dynamics"):
+            videos = self.model.videos.sample(self.model.dynamics_batch_size)
+            features = self.policy.encode(videos.frames)
+            optimize(
+                optimizer,
+                self.policy.prediction_loss(features[:, :-1], embed(self.actions[videos.indices]), features[:, -1]),
+            )
+        self.policy.world_model.requires_grad_(False).eval()
+        with th.no_grad():
+            sample = self.held_out.sample(1024)
+            features, actions = self.policy.encode(sample.frames), embed(self.held_out_actions[sample.indices])
+            past, future = features[:, :-1], features[:, -1]
+            error, shuffled = (self.policy.prediction_loss(past, z, future).item() for z in (actions, actions.roll(1, 0)))
+            copying = F.mse_loss(past[:, -1] / self.policy.change_std, future / self.policy.change_std).item()
+        return {"true_error_to_copying": error / copying, "true_error_to_shuffled": error / shuffled}
+
     def clone_latent_actions(self, n_steps: int) -> None:
         optimizer = th.optim.Adam(self.policy.latent_policy.parameters(), self.model.imitation_learning_rate, fused=True)
         self.model._imitate_videos(n_steps, optimizer, progress_bar=True)
@@ -161,10 +195,11 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=4_000, help="of pi in each rung")
     parser.add_argument("--align-updates", type=int, default=1_500, help="of p and d on true pairs")
     parser.add_argument("--random-steps", type=int, default=2_000, help="of rung 0, which makes a third of the updates")
+    parser.add_argument("--true-dynamics", type=int, default=0, metavar="N", help="steps of a world model of the true actions")
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps of the full method")
     parser.add_argument("--n-envs", type=int, default=64)
     parser.add_argument("--eval-episodes", type=int, default=64)
-    parser.add_argument("--rungs", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
+    parser.add_argument("--rungs", type=int, nargs="*", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--env", type=json.loads, default={}, metavar="JSON", help="further arguments of the environment")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
     parser.add_argument("--seed", type=int, default=0)
@@ -197,8 +232,12 @@ def main() -> None:
     diagnostics = model.policy.dynamics_diagnostics(held_out.sample(1024).frames)
     random = evaluate(RandomPolicy(eval_env), eval_env, args.eval_episodes)
     random = {f"random_{name}": value for name, value in random.items()}
+    if args.true_dynamics:
+        diagnostics |= ladder.true_dynamics(args.true_dynamics)
     about = {"majority": ladder.majority(), **random, "seconds_pretraining": seconds_pretraining}
     print("pre-trained; on held-out windows:", json.dumps({**about, **diagnostics}), flush=True)
+
+    write_csv(args.out / f"{task}_dynamics.csv", [{"task": task, "seed": args.seed, **about, **diagnostics}])
 
     rows = []
     for rung in args.rungs:
@@ -215,7 +254,7 @@ def main() -> None:
             ladder.align(args.align_updates, train_idm=rung == 3)
             ladder.clone_latent_actions(args.updates)
         else:
-            model = BCVLR(env, videos=videos, seed=args.seed, **kwargs, imitation_steps=args.updates // n_rollouts)
+            model = BCVLR(env, videos, seed=args.seed, **{**kwargs, "imitation_steps": args.updates // n_rollouts})
             ladder.model, model.pretrained = model, True
             model.policy.load_state_dict(ladder.start)
             ladder.policy = model.policy
