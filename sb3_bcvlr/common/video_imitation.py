@@ -1,5 +1,8 @@
 """What every algorithm that learns from videos shares: the videos, ``pretrain`` before ``learn``, save hooks."""
 
+import ctypes
+import os
+import platform
 from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, TypeVar
 
@@ -15,6 +18,8 @@ from tqdm import tqdm
 
 from sb3_bcvlr.common.video_dataset import VideoDataset
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
+
+LARGE_BLOCK = 2**30  # bytes; a batch's activations are smaller
 
 SelfVideoImitation = TypeVar("SelfVideoImitation", bound="VideoImitationAlgorithm")
 
@@ -83,6 +88,8 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             "cross_episodes": "cross_episodes" in self.literal,
             "seed": self.seed,
         }
+        if self.device.type == "cpu":
+            keep_freed_memory()
         users_policy_kwargs = self.policy_kwargs  # `load` compares them with those that a user gives
         self.policy_kwargs = {**users_policy_kwargs, "n_history": self.n_history, "literal": self.literal}
         super()._setup_model()
@@ -202,6 +209,23 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
         )
     if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
         raise ValueError(f"The environment acts in {action_space}, expected actions from 0 on: shift them in a wrapper.")
+
+
+def keep_freed_memory() -> bool:
+    """
+    Ask glibc to keep large freed blocks for the next gradient step, in this process from now on.
+
+    It would return them to the kernel, which then clears the same pages again and again: much of a step's time on a CPU, in
+    exchange for a somewhat larger process (docs/benchmarks/speed.md). Left alone where the user has set
+    ``MALLOC_MMAP_THRESHOLD_``.
+
+    :return: whether it was done; False with another C library
+    """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ or platform.libc_ver()[0] != "glibc":
+        return False
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+    libc = ctypes.CDLL(None)
+    return all(libc.mallopt(parameter, LARGE_BLOCK) for parameter in (mmap_threshold, trim_threshold))
 
 
 def optimize(optimizer: th.optim.Optimizer, loss: th.Tensor, max_grad_norm: float | None = None) -> None:
