@@ -14,7 +14,6 @@ import argparse
 import itertools
 import platform
 import resource
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -58,19 +57,24 @@ def work(model: BCVLR, stage: str, n_steps: int) -> None:
             model.env.step(actions)
 
 
-def milliseconds(model: BCVLR, stage: str, n_steps: int, n_repeats: int) -> float:
-    """A step's time, without what a stage costs however long it is: two lengths are timed and their difference counts."""
+def milliseconds(model: BCVLR, stage: str, n_steps: int, n_repeats: int) -> tuple[float, float]:
+    """
+    A step's time, without what a stage costs however long it is: two lengths are timed and their difference counts.
 
-    def seconds(n: int) -> float:
+    :return: by the clock, and of all CPU cores together, which other programs on the machine disturb less
+    """
+
+    def seconds(n: int) -> np.ndarray:
         synchronize(model.device)
-        start = time.perf_counter()
+        start = np.array((time.perf_counter(), time.process_time()))
         work(model, stage, n)
         synchronize(model.device)
-        return time.perf_counter() - start
+        return np.array((time.perf_counter(), time.process_time())) - start
 
     seconds(1)
     differences = [seconds(2 * n_steps) - seconds(n_steps) for _ in range(n_repeats)]
-    return 1000 * statistics.median(differences) / n_steps
+    wall, cpu = 1000 * np.median(differences, axis=0) / n_steps
+    return float(wall), float(cpu)
 
 
 def synchronize(device: th.device) -> None:
@@ -141,11 +145,12 @@ def main() -> None:
         about = {"device": device, "threads": th.get_num_threads(), "torch": th.__version__, "preset": args.preset}
         times = {}
         for stage in args.stage:
-            times[stage] = milliseconds(model, stage, n_steps, n_repeats)
+            times[stage], cpu_ms = milliseconds(model, stage, n_steps, n_repeats)
             size = getattr(model, BATCH_SIZES[stage]) if stage in BATCH_SIZES else n_envs
             row = {
                 "stage": stage,
                 "ms": round(times[stage], 3),
+                "cpu_ms": round(cpu_ms, 3),
                 "batch_size": size,
                 "n_envs": n_envs,
                 "video_frames": n_frames,
