@@ -161,7 +161,7 @@ def test_the_action_loss_by_hand():
     policy.action_decoder = th.nn.Linear(4, 3, bias=False)
     policy.action_decoder.weight.data = th.eye(3, 4)
     z = th.tensor([[5.0, 1.0, 1.0, 9.0], [1.0, 1.0, 1.0, 9.0]])  # standardized, cut to three: logits (2, 0, 0) and (0, 0, 0)
-    loss, accuracy = policy.action_loss(z, th.tensor([[0], [2]]))
+    loss, accuracy = policy.action_loss(policy.standardized(z), th.tensor([[0], [2]]))
     first, second = -math.log(math.exp(2) / (math.exp(2) + 2)), math.log(3)
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-5)
     assert accuracy.item() == 0.5  # of equal logits the first counts, and the action was 2
@@ -252,7 +252,7 @@ def test_zero_counts_start_the_quantizer_as_the_authors_do(literal, expected):
 def test_without_arguments_the_quantizer_revives_its_codes():
     quantizer = make_policy(quantizer_kwargs=None).idm.quantizer
     assert quantizer.revive_codes
-    assert quantizer.latent_dim == 2 * 8 * 1
+    assert quantizer.latent_dim == 2 * 4 * 4
 
 
 def test_quantizer_kwargs_replace_the_defaults_altogether():
