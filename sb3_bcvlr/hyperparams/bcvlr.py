@@ -116,7 +116,6 @@ FORAGING: dict[str, Any] = dict(
     pretrain_imitation_steps=1_000,
     gradient_steps=50,
     imitation_steps=600,
-    policy_kwargs=dict(quantizer_kwargs=dict(code_dim=8, n_latents=1, decay=0.99, revive_codes=True)),
 )
 
 SUITES: dict[str, dict[str, Any]] = {

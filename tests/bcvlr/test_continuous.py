@@ -7,7 +7,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from toys import DotEnv, dot_videos, equal, moved, snapshot, stacked, tiny_model
 
-from sb3_bcvlr import BCVLR, hyperparams
+from sb3_bcvlr import BCVLR
 from sb3_bcvlr.common.contrastive import InfoNCE, PrototypeLoss
 from sb3_bcvlr.common.networks import DrQLatentPolicy
 
@@ -221,7 +221,6 @@ def test_it_learns_to_push_the_dot_from_videos_of_other_levels():
         pretrain_imitation_steps=100,
         gradient_steps=50,
         imitation_steps=200,
-        policy_kwargs=hyperparams.get("bcvlr", "foraging")["policy_kwargs"],  # a coarse quantizer is enough for a small world
         seed=0,
         device="cpu",
     )
