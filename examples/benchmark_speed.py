@@ -16,15 +16,15 @@ import platform
 import resource
 import time
 from pathlib import Path
-from typing import Any
 
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
 from ladder import write_csv
 from stable_baselines3.common.logger import Logger
+from train import model_arguments
 
-from sb3_bcvlr import BCVLR, VideoDataset, hyperparams
+from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.envs import make_procgen
 
 STAGES = ("encoder", "dynamics", "imitation", "online", "act", "step")
@@ -89,7 +89,7 @@ def peak_memory_gib(device: th.device) -> dict[str, float]:
 
 def make_model(args: argparse.Namespace, batch_size: int | None, n_envs: int, n_frames: int) -> BCVLR:
     """A model whose replay holds steps and whose videos are noise in episodes of 100 frames."""
-    kwargs: dict[str, Any] = hyperparams.get("bcvlr", "procgen") if args.preset == "paper" else {}
+    kwargs = model_arguments("procgen/bigfish", args.preset)
     if batch_size is not None:
         kwargs |= dict.fromkeys(BATCH_SIZES.values(), batch_size)
     rng = np.random.default_rng(0)
@@ -110,7 +110,7 @@ def make_model(args: argparse.Namespace, batch_size: int | None, n_envs: int, n_
 
 def whole_run(times: dict[str, float], n_envs: int, preset: str) -> float:
     """Seconds of 100,000 environment steps with all updates, from the times of the stages."""
-    model = BCVLR(make_procgen("bigfish", n_envs, 0), **(hyperparams.get("bcvlr", "procgen") if preset == "paper" else {}))
+    model = BCVLR(make_procgen("bigfish", n_envs, 0), **model_arguments("procgen/bigfish", preset))
     n_cycles = -(-100_000 // (model.train_freq.frequency * n_envs))
     counts = {
         "encoder": model.pretrain_encoder_steps,

@@ -30,7 +30,7 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
-from quickstart import EVAL_SEED, LearningCurve, RandomPolicy, evaluate
+from quickstart import EVAL_SEED, LearningCurve, RandomPolicy, evaluate, load_videos
 from torch.nn import functional as F
 from tqdm import trange
 from train import MAKERS, model_arguments
@@ -210,13 +210,11 @@ def main() -> None:
 
     env = MAKERS[suite](task, args.n_envs, args.seed, **args.env)
     eval_env = MAKERS[suite](task, min(args.eval_episodes, args.n_envs), EVAL_SEED + args.seed, **args.env)
-    n_stack = env.observation_space.shape[0] // 3
     # What a rung spends on pi, the full method spends over its rollouts.
     kwargs = model_arguments(args.task, args.preset) | {"pretrain_imitation_steps": 0, **args.set}
-    videos, held_out = (
-        VideoDataset(folder, n_stack=n_stack, n_history=1 if n_stack > 1 else 2, seed=args.seed)
-        for folder in (args.labelled, args.held_out)
-    )
+    # Nothing may be skipped: actions are found by the number of their frame.
+    folders = args.labelled, args.held_out
+    videos, held_out = (load_videos(folder, env, args.seed, kwargs.get("n_history"), on_error="raise") for folder in folders)
     model = BCVLR(env, videos=videos, seed=args.seed, **kwargs)
     n_rollouts = -(-args.steps // (model.train_freq.frequency * args.n_envs))
     start = time.perf_counter()

@@ -75,6 +75,17 @@ def evaluate(policy: Any, env: VecEnv, n_episodes: int, deterministic: bool = Fa
     return result | ({"success": float(np.mean(successes))} if successes else {})
 
 
+def load_videos(
+    folders: Path | list[Path], env: VecEnv, seed: int, n_history: int | None = None, on_error: str = "skip"
+) -> VideoDataset:
+    """The videos, stacked as the observations of ``env`` are; ``n_history`` by default as ``BCVLR`` takes it."""
+    shape = env.observation_space.shape
+    n_stack = 1 if shape[-1] == 3 else shape[0] // 3
+    if n_history is None:
+        n_history = 1 if n_stack > 1 else 2
+    return VideoDataset(folders, n_stack=n_stack, n_history=n_history, on_error=on_error, seed=seed)
+
+
 def run(
     make_env: Callable[[int, int], VecEnv],
     videos: Path,
@@ -83,7 +94,6 @@ def run(
     n_envs: int,
     n_eval_episodes: int,
     seed: int,
-    n_stack: int = 1,
     **model_kwargs: Any,
 ) -> dict[str, float]:
     """
@@ -91,7 +101,6 @@ def run(
 
     :param make_env: called with the number of environments and a seed
     :param videos: a folder of expert videos with its ``episodes.csv`` (file, length, return)
-    :param n_stack: frames in an observation
     :param n_eval_episodes: fresh episodes of an evaluation, as many in each of at most 64 environments
     :return: what ``summary.json`` holds
     """
@@ -108,8 +117,7 @@ def run(
         seconds[stage] = time.perf_counter() - start
         return result
 
-    n_history = model_kwargs.get("n_history", 1 if n_stack > 1 else 2)
-    dataset = timed("decode", VideoDataset, videos, n_stack=n_stack, n_history=n_history, on_error="skip", seed=seed)
+    dataset = timed("decode", load_videos, videos, env, seed, model_kwargs.get("n_history"))
     print(
         f"{dataset.n_episodes} videos, {dataset.n_frames} frames {dataset.observation_shape}, mean return {video_return:.2f}"
     )

@@ -26,11 +26,11 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 from ladder import write_csv
-from quickstart import EVAL_SEED, RandomPolicy, evaluate
+from quickstart import EVAL_SEED, RandomPolicy, evaluate, load_videos
 from stable_baselines3.common.vec_env import VecEnv
 from train import MAKERS, model_arguments
 
-from sb3_bcvlr import BCVLR, VideoDataset
+from sb3_bcvlr import BCVLR
 from sb3_bcvlr.common.video_io import find_videos
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -68,13 +68,6 @@ def labelled_episodes(folder: Path, n_transitions: int, n_stack: int) -> Iterato
 def make_env(task: str, n_envs: int, seed: int) -> VecEnv:
     suite, _, name = task.partition("/")
     return MAKERS[suite](name, n_envs, seed)
-
-
-def load_videos(folders: list[Path], env: VecEnv, seed: int) -> VideoDataset:
-    """Cut as the observations of ``env`` are."""
-    shape = env.observation_space.shape
-    n_stack = 1 if shape[-1] == 3 else shape[0] // 3
-    return VideoDataset(folders, n_stack=n_stack, n_history=1 if n_stack > 1 else 2, on_error="skip", seed=seed)
 
 
 # Each study yields the name of a variant, the task and the model that has learned.

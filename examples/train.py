@@ -72,6 +72,5 @@ if __name__ == "__main__":
         args.n_envs,
         args.eval_episodes,
         args.seed,
-        n_stack=1 if suite == "procgen" else 3,
         **{**model_arguments(args.task, args.preset), **args.set},
     )
