@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch.nn import functional as F
 
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
+from sb3_bcvlr.common.augmentations import random_shift
 from sb3_bcvlr.common.contrastive import InfoNCE
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
@@ -62,6 +63,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param encoder_batch_size: windows of the videos in a step of f
     :param dynamics_batch_size: in a step of p and w
     :param imitation_batch_size: in a step of pi
+    :param imitation_pad: pixels by which a random shift moves what pi sees while it clones (ours; 0: none)
     :param tau: of the momentum encoder
     :param target_update_interval: steps of f between two updates of the momentum encoder
     :param world_model_coef: beta, the weight of the latent-action loss online
@@ -116,8 +118,8 @@ class BCVLR(VideoImitationAlgorithm):
         rollout_steps: int = 4_096,
         train_freq: int | tuple[int, str] | None = None,
         pretrain_encoder_steps: int = 500,
-        pretrain_dynamics_steps: int = 2_000,
-        quantizer_warmup_steps: int = 1_500,
+        pretrain_dynamics_steps: int = 4_000,
+        quantizer_warmup_steps: int = 2_500,
         pretrain_imitation_steps: int = 1_000,
         exploration_noise: float = 0.5,
         gradient_steps: int = 60,
@@ -127,6 +129,7 @@ class BCVLR(VideoImitationAlgorithm):
         encoder_batch_size: int = 64,
         dynamics_batch_size: int = 64,
         imitation_batch_size: int = 64,
+        imitation_pad: int = 2,
         tau: float = 0.05,
         target_update_interval: int = 2,
         world_model_coef: float = 1.0,
@@ -181,6 +184,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.encoder_batch_size = encoder_batch_size
         self.dynamics_batch_size = dynamics_batch_size
         self.imitation_batch_size = imitation_batch_size
+        self.imitation_pad = imitation_pad
         self.target_update_interval = target_update_interval
         self.world_model_coef = world_model_coef
         self.commitment_coef = commitment_coef
@@ -403,7 +407,8 @@ class BCVLR(VideoImitationAlgorithm):
         losses = []
         for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
             with th.no_grad():  # f is frozen
-                features = self.policy.encode(self.videos.observations(indices[step]))
+                observations = random_shift(self.videos.observations(indices[step]).float(), self.imitation_pad)
+                features = self.policy.encode(observations)
             loss = F.mse_loss(self.policy.latent_policy(features), labels[positions[step]])
             optimize(optimizer, loss)
             losses.append(loss.detach())

@@ -83,7 +83,7 @@ class BCVLRPolicy(BasePolicy):
         self.encoder.requires_grad_(False)  # until a stage trains it
         feature_shape = self.encoder.feature_shape
         if quantizer_kwargs is None:
-            quantizer_kwargs = {"code_dim": 8, "n_latents": 1, "decay": 0.99, "revive_codes": True}
+            quantizer_kwargs = {"code_dim": 8, "n_latents": 2, "decay": 0.99, "revive_codes": True}
         quantizer = VectorQuantizer(zero_counts="zero_counts" in literal, **quantizer_kwargs)
         latent_dim = quantizer.latent_dim
         self.idm = InverseDynamicsModel(feature_shape, n_history, idm_channels, idm_hidden_dim, quantizer)
@@ -91,7 +91,7 @@ class BCVLRPolicy(BasePolicy):
             feature_shape, n_history, latent_dim, world_model_channels, residual_world_model, "bounded_features" in literal
         )
         if latent_policy_kwargs is None:
-            latent_policy_kwargs = {"channels": (32, 32), "hidden_dim": 128} if latent_policy_class is LatentPolicy else {}
+            latent_policy_kwargs = {"channels": (48,), "hidden_dim": 256} if latent_policy_class is LatentPolicy else {}
         self.latent_policy = latent_policy_class(feature_shape, latent_dim, **latent_policy_kwargs)
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         n_outputs = int(action_space.n) if isinstance(action_space, spaces.Discrete) else get_action_dim(action_space)
