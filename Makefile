@@ -18,7 +18,7 @@ install: .venv/installed
 .venv/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv --without-pip .venv
 	$(PIP) "$(TORCH)" 2>/dev/null || $(PIP) "$(TORCH)" --index-url $(TORCH_INDEX)
-	$(PIP) -c constraints.txt -e ".[procgen,dmc,metaworld,examples,tests]"
+	$(PIP) -c constraints.txt -e ".[procgen,dmc,metaworld,onnx,examples,tests]"
 	touch $@
 
 quickstart: install  ## learn the foraging world from the videos in examples/videos

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim, maybe_transpose
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
@@ -48,6 +48,8 @@ class BCVLR(VideoImitationAlgorithm):
         environment stacks frames
     :param buffer_size: environment steps that the replay buffer holds
     :param learning_starts: environment steps with random actions at the start; training begins when more have been made
+    :param random_action_steps: steps of an environment for which each of these random actions lasts: where the picture lags behind
+        the actions, those that change at every step cancel out unseen (ours)
     :param rollout_steps: environment steps, of all environments together, between two calls of ``train``
     :param train_freq: the same in SB3's way, counted in each environment; overrules ``rollout_steps``
     :param pretrain_encoder_steps: gradient steps of f, offline
@@ -115,6 +117,7 @@ class BCVLR(VideoImitationAlgorithm):
         n_history: int | None = None,
         buffer_size: int = 100_000,
         learning_starts: int = 1_000,
+        random_action_steps: int = 1,
         rollout_steps: int = 4_096,
         train_freq: int | tuple[int, str] | None = None,
         pretrain_encoder_steps: int = 500,
@@ -177,6 +180,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.pretrain_encoder_steps = pretrain_encoder_steps
         self.pretrain_dynamics_steps = pretrain_dynamics_steps
         self.quantizer_warmup_steps = quantizer_warmup_steps
+        self.random_action_steps = random_action_steps
         self.pretrain_imitation_steps = pretrain_imitation_steps
         self.exploration_noise = exploration_noise
         self.n_epochs = n_epochs
@@ -289,6 +293,15 @@ class BCVLR(VideoImitationAlgorithm):
         self.policy.world_model.requires_grad_(False)
         if self.policy.standardize:
             self.policy.fit_latent_statistics(self._label_videos(self.videos.sample_indices(4096)))
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self._n_updates:  # random steps are for an action decoder that knows nothing yet, not for every call of learn()
+            learning_starts = 0
+        if self.num_timesteps >= learning_starts or self.num_timesteps // n_envs % self.random_action_steps == 0:
+            self._last_action = super()._sample_action(learning_starts, action_noise, n_envs)
+        return self._last_action
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Online stage, after each rollout: p and d learn from the rollouts (L_ft), pi from the videos (L_bc)."""
@@ -425,7 +438,7 @@ class BCVLR(VideoImitationAlgorithm):
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "finetune_optimizer", "latent_policy_optimizer"]
+        return [*super()._excluded_save_params(), "finetune_optimizer", "latent_policy_optimizer", "_last_action"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "finetune_optimizer", "latent_policy_optimizer"], []

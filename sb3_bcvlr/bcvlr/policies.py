@@ -230,10 +230,14 @@ class BCVLRPolicy(BasePolicy):
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(observation, deterministic)
 
+    def decode(self, observations: th.Tensor) -> th.Tensor:
+        """d(pi(f(o))) of (B, C, H, W) uint8: logits (B, n_actions), or actions (B, action_dim) around [-1, 1]."""
+        return self.action_decoder(self.latent_policy(self.encode(observations)))
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """a = d(pi(f(o))). Discrete: sampled from the softmax unless ``deterministic``. Continuous: in [-1, 1], no noise."""
         assert isinstance(observation, th.Tensor), type(observation)
-        decoded = self.action_decoder(self.latent_policy(self.encode(observation)))
+        decoded = self.decode(observation)
         if self.is_discrete:
             return CategoricalDistribution(decoded.shape[1]).proba_distribution(decoded).get_actions(deterministic)
         return decoded.clamp(-1, 1)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq
@@ -174,12 +173,6 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                 f"There are no videos to learn from: `{name}(env, videos=...)` or `{name}.load(path, env=env, videos=...)`. "
                 "They are never saved with a model."
             )
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        # Random steps are for an action decoder that knows nothing yet, not for every call of learn().
-        return super()._sample_action(0 if self._n_updates else learning_starts, action_noise, n_envs)
 
     def _pretraining_steps(self, n_steps: int, stage: str, progress_bar: bool) -> Iterable[int]:
         """Count the gradient steps of a stage under a progress bar of its own."""

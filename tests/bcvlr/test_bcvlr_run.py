@@ -151,7 +151,7 @@ def test_online_imitation_leaves_the_idm_alone():
 
 
 def test_online_imitation_clones_what_the_idm_reads_on_the_scale_of_the_decoder():
-    model = pretrained(imitation_batch_size=7)
+    model = pretrained(imitation_batch_size=7, imitation_pad=0)
     videos, policy, seen = model.videos, model.policy, []
     policy.latent_policy.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
     indices = np.array([*range(7), *range(20, 13, -1)])  # two steps
@@ -163,6 +163,16 @@ def test_online_imitation_clones_what_the_idm_reads_on_the_scale_of_the_decoder(
         observed, predicted = seen[step]
         assert th.allclose(observed, features[batch, -2], atol=1e-5)
         assert losses[step].item() == pytest.approx(((predicted - labels[batch]) ** 2).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("pad", "n_pictures"), [(0, 1), (1, 3)])  # only up and down are seen on these
+def test_online_imitation_shifts_what_the_latent_policy_sees_by_up_to_the_pad(pad, n_pictures):
+    model, pictures = pretrained(imitation_batch_size=200, imitation_pad=pad), []
+    encode = model.policy.encode
+    model.policy.encode = lambda frames: pictures.append(frames) or encode(frames)
+    model.videos.sample_indices = lambda n: np.full(n, 3)
+    model._imitate_videos(1, model.latent_policy_optimizer)
+    assert len(th.unique(pictures[-1], dim=0)) == n_pictures  # the first ones were read for their label, as they are
 
 
 def test_the_world_model_coefficient_weights_what_it_says_of_the_idm():
