@@ -48,8 +48,8 @@ class BCVLR(VideoImitationAlgorithm):
         environment stacks frames
     :param buffer_size: environment steps that the replay buffer holds
     :param learning_starts: environment steps with random actions at the start; training begins when more have been made
-    :param random_action_steps: steps of an environment for which each of these random actions lasts: where the picture lags behind
-        the actions, those that change at every step cancel out unseen (ours)
+    :param random_action_steps: how long each of them lasts: where pictures lag behind actions, those that change at every step
+        cancel out unseen (ours)
     :param rollout_steps: environment steps, of all environments together, between two calls of ``train``
     :param train_freq: the same in SB3's way, counted in each environment; overrules ``rollout_steps``
     :param pretrain_encoder_steps: gradient steps of f, offline
@@ -207,6 +207,7 @@ class BCVLR(VideoImitationAlgorithm):
         if isinstance(self.action_space, spaces.Box):
             n_dims = get_action_dim(self.action_space)
             self.action_noise = NormalActionNoise(np.zeros(n_dims), np.full(n_dims, self.exploration_noise))
+        self._random_action: tuple[np.ndarray, np.ndarray] | None = None  # while it lasts
         # The optimizers of the online stage, which a saved model takes along; those of pretrain() end with it.
         learning_rates = [
             (self.policy.idm, self.idm_learning_rate),
@@ -299,9 +300,12 @@ class BCVLR(VideoImitationAlgorithm):
     ) -> tuple[np.ndarray, np.ndarray]:
         if self._n_updates:  # random steps are for an action decoder that knows nothing yet, not for every call of learn()
             learning_starts = 0
-        if self.num_timesteps >= learning_starts or self.num_timesteps // n_envs % self.random_action_steps == 0:
-            self._last_action = super()._sample_action(learning_starts, action_noise, n_envs)
-        return self._last_action
+        is_random = self.num_timesteps < learning_starts
+        if is_random and self._random_action is not None and self.num_timesteps // n_envs % self.random_action_steps:
+            return self._random_action
+        action = super()._sample_action(learning_starts, action_noise, n_envs)
+        self._random_action = action if is_random else None
+        return action
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Online stage, after each rollout: p and d learn from the rollouts (L_ft), pi from the videos (L_bc)."""
@@ -438,7 +442,7 @@ class BCVLR(VideoImitationAlgorithm):
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "finetune_optimizer", "latent_policy_optimizer", "_last_action"]
+        return [*super()._excluded_save_params(), "finetune_optimizer", "latent_policy_optimizer", "_random_action"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "finetune_optimizer", "latent_policy_optimizer"], []

@@ -22,7 +22,9 @@ class ActingNetworks(nn.Module):
     def forward(self, observations: th.Tensor) -> th.Tensor:
         decoded = self.policy.decode(observations)
         if isinstance(self.policy.action_space, spaces.Box):
-            low, high = (th.as_tensor(bound.reshape(-1)) for bound in (self.policy.action_space.low, self.policy.action_space.high))
+            low, high = (
+                th.as_tensor(bound.reshape(-1)) for bound in (self.policy.action_space.low, self.policy.action_space.high)
+            )
             return low + (decoded.clamp(-1, 1) + 1) / 2 * (high - low)
         return decoded
 

@@ -42,6 +42,32 @@ def test_rollouts_have_the_exploration_noise(std):
     assert noise.std() == pytest.approx(std, rel=0.6, abs=1e-6)
 
 
+@pytest.mark.parametrize(("random_action_steps", "n_actions"), [(1, 12), (4, 3), (5, 3)])
+def test_random_actions_last_as_long_as_asked(random_action_steps, n_actions):
+    model = dot_model(learning_starts=12, random_action_steps=random_action_steps).learn(12)
+    actions = model.replay_buffer.actions[:12, 0]
+    changes = np.flatnonzero((actions[1:] != actions[:-1]).any(1)) + 1
+    assert changes.tolist() == list(range(random_action_steps, 12, random_action_steps))
+    assert len(np.unique(actions, axis=0)) == n_actions
+
+
+def test_random_actions_that_last_differ_between_environments():
+    model = dot_model(make_vec_env(DotEnv, 2), learning_starts=12, random_action_steps=4).learn(12)
+    actions = model.replay_buffer.actions[:6]
+    assert not (actions[:, 0] == actions[:, 1]).any()
+
+
+def test_the_actions_of_the_policy_do_not_last():
+    model = dot_model(learning_starts=0, random_action_steps=100, gradient_steps=0).learn(9)
+    assert len(np.unique(model.replay_buffer.actions[:9, 0], axis=0)) == 9
+
+
+def test_a_loaded_model_goes_on_with_random_actions(tmp_path):
+    dot_model(learning_starts=20, random_action_steps=4).learn(6).save(tmp_path / "m")
+    model = BCVLR.load(tmp_path / "m", env=DotEnv(), videos=VIDEOS)
+    assert model.learn(6, reset_num_timesteps=False).num_timesteps == 20  # from the middle of one
+
+
 def test_the_replay_holds_actions_scaled_to_one():
     model = dot_model(learning_starts=30).learn(30)
     assert 0.8 < np.abs(model.replay_buffer.actions[:30]).max() <= 1
