@@ -77,6 +77,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param feature_loss_class: trains f: ``InfoNCE``, ``PrototypeLoss`` or another; called with the encoder, the observation's
         shape and ``literal``
     :param feature_loss_kwargs: further arguments of it
+    :param mixed_precision: train in bfloat16 where that is safe (``torch.autocast``); weights, losses, codes and ``predict``
+        stay float32. For GPUs; few CPUs gain
     :param literal: what to do as the authors' code does where we think it mistaken (docs/modules/bcvlr.md): any of
         "frozen_reconstruction", "resampled_shift", "cross_episodes", "bounded_features", "zero_counts",
         "double_codebook_update", "world_model_batch_statistics"
@@ -141,6 +143,7 @@ class BCVLR(VideoImitationAlgorithm):
         commitment_coef: float = 0.05,
         max_grad_norm: float = 2.0,
         tune_encoder: Collection[str] = (),
+        mixed_precision: bool = False,
         feature_loss_class: type[th.nn.Module] = InfoNCE,
         feature_loss_kwargs: dict[str, Any] | None = None,
         literal: Collection[str] = (),
@@ -196,6 +199,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.commitment_coef = commitment_coef
         self.max_grad_norm = max_grad_norm
         self.tune_encoder = tune_encoder
+        self.mixed_precision = mixed_precision
         self.feature_loss_class = feature_loss_class
         self.feature_loss_kwargs = feature_loss_kwargs or {}
         if _init_setup_model:
@@ -203,6 +207,7 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self.policy.to(memory_format=th.channels_last)  # faster convolutions (docs/benchmarks/speed.md)
         self.tune_encoder = frozenset(self.tune_encoder)
         if unknown := self.tune_encoder - {"dynamics", "online"}:
             raise ValueError(f'tune_encoder: {sorted(unknown)} is not known; choose from "dynamics" and "online".')
@@ -258,7 +263,8 @@ class BCVLR(VideoImitationAlgorithm):
         losses = []
         for step in self._pretraining_steps(self.pretrain_encoder_steps, "encoder", progress_bar):
             videos = self.videos.sample(self.encoder_batch_size)
-            loss = feature_loss(self.policy.scale(videos.frames))
+            with self._autocast():
+                loss = feature_loss(self.policy.scale(videos.frames))
             optimize(optimizer, loss)
             if (step + 1) % self.target_update_interval == 0:
                 feature_loss.update_target(self.tau)
@@ -286,7 +292,8 @@ class BCVLR(VideoImitationAlgorithm):
             update_learning_rate(optimizer, learning_rate(1 - step / self.pretrain_dynamics_steps))
             quantizer.bypass = not quantizer.enabled or step < self.quantizer_warmup_steps
             videos = self.videos.sample(self.dynamics_batch_size)
-            _, loss = self.policy.latent_dynamics(videos.frames, self.commitment_coef)
+            with self._autocast():
+                _, loss = self.policy.latent_dynamics(videos.frames, self.commitment_coef)
             optimize(optimizer, loss, self.max_grad_norm)
             if (step + 1) % LOG_STEPS == 0:
                 fresh_videos = self.videos.sample(self.dynamics_batch_size)
@@ -331,8 +338,9 @@ class BCVLR(VideoImitationAlgorithm):
         action_losses, dynamics_losses, scores = [], [], []
         for _ in range(gradient_steps):
             replay_data = replay_buffer.sample(batch_size)
-            latent_actions, dynamics_loss = self.policy.latent_dynamics(replay_data.frames, self.commitment_coef)
-            action_loss, score = self.policy.action_loss(self.policy.standardized(latent_actions), replay_data.actions)
+            with self._autocast():
+                latent_actions, dynamics_loss = self.policy.latent_dynamics(replay_data.frames, self.commitment_coef)
+                action_loss, score = self.policy.action_loss(self.policy.standardized(latent_actions), replay_data.actions)
             optimize(self.finetune_optimizer, action_loss + self.world_model_coef * dynamics_loss)
             if "double_codebook_update" in self.literal:
                 self.policy.idm.quantizer(latent_actions.detach())
@@ -409,6 +417,9 @@ class BCVLR(VideoImitationAlgorithm):
                 replay_buffer.add(now, then, action, np.zeros(1), np.array([step == last]), [{}])
         return replay_buffer
 
+    def _autocast(self) -> th.autocast:
+        return th.autocast(self.device.type, th.bfloat16, enabled=self.mixed_precision)
+
     def _record_mean(self, name: str, values: list[th.Tensor]) -> None:
         if values:
             self.logger.record(name, th.stack(values).mean().item())
@@ -427,17 +438,17 @@ class BCVLR(VideoImitationAlgorithm):
         indices, positions = indices.reshape(n_steps, -1), positions.reshape(n_steps, -1)
         losses = []
         for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
-            with th.no_grad():  # f is frozen
-                observations = random_shift(self.videos.observations(indices[step]).float(), self.imitation_pad)
-                features = self.policy.encode(observations)
-            loss = F.mse_loss(self.policy.latent_policy(features), labels[positions[step]])
+            observations = random_shift(self.videos.observations(indices[step]).float(), self.imitation_pad)
+            with self._autocast():
+                latent_actions = self.policy.latent_policy(self.policy.encode(observations))  # f is frozen: no gradient
+                loss = F.mse_loss(latent_actions, labels[positions[step]])
             optimize(optimizer, loss)
             losses.append(loss.detach())
         return losses
 
     def _label_videos(self, indices: np.ndarray) -> th.Tensor:
         """The latent actions z (len(indices), latent_dim) of these windows of the videos, without gradient."""
-        with th.no_grad():
+        with th.no_grad(), self._autocast():
             return th.cat(
                 [
                     self.policy.latent_actions(self.policy.encode(self.videos.windows(chunk).frames))

@@ -106,11 +106,11 @@ class BCVLRPolicy(BasePolicy):
 
     @staticmethod
     def scale(frames: th.Tensor) -> th.Tensor:
-        """uint8 pixels to [-0.5, 0.5]."""
+        """Pixels, 0 to 255, to [-0.5, 0.5]."""
         return frames.float() / 255 - 0.5
 
     def encode(self, frames: th.Tensor) -> th.Tensor:
-        """s = f(o) of uint8 frames (..., C, H, W), standardized; without gradient while f is frozen."""
+        """s = f(o) of frames (..., C, H, W), 0 to 255, standardized; without gradient while f is frozen."""
         features = self.encoder(self.scale(frames.flatten(0, -4)))
         features = (features - self.feature_mean) / self.feature_std
         return features.unflatten(0, frames.shape[:-3])

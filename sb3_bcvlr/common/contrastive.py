@@ -150,7 +150,7 @@ def sinkhorn(scores: th.Tensor, n_steps: int) -> th.Tensor:
     :param scores: (B, n_prototypes)
     :return: the same shape, each sample's assignments summing to 1
     """
-    weights = (scores - scores.max()).exp()
+    weights = (scores - scores.max()).float().exp()
     weights /= weights.sum()
     n_samples, n_prototypes = weights.shape
     for _ in range(n_steps):

@@ -104,8 +104,8 @@ class InverseDynamicsModel(nn.Module):
         self.quantizer = quantizer
 
     def forward(self, features: th.Tensor) -> th.Tensor:
-        """(B, n_history + 1, C, H, W) to z (B, latent_dim), not quantized."""
-        return self.head(self.trunk(features.flatten(1, 2)))
+        """(B, n_history + 1, C, H, W) to z (B, latent_dim), not quantized; float32 under autocast too."""
+        return self.head(self.trunk(features.flatten(1, 2))).float()
 
 
 class LatentPolicy(nn.Module):

@@ -58,6 +58,8 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("counts", th.full((n_codebooks, codebook_size), 0.0 if zero_counts else start))
         self.register_buffer("sums", start * codes)
 
+    @th.autocast("cuda", enabled=False)  # averages of codes need their precision
+    @th.autocast("cpu", enabled=False)
     def forward(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
         :param z: (B, latent_dim)
