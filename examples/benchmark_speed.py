@@ -2,7 +2,8 @@
 How fast each stage is: ms a gradient step, ms to act, seconds of a whole run, peak memory; a table and a csv.
 
     python examples/benchmark_speed.py                                # the defaults, on the GPU if there is one
-    python examples/benchmark_speed.py --preset paper --quick
+    python examples/benchmark_speed.py --preset paper --quick --set '{"mixed_precision": true}'
+    python examples/benchmark_speed.py --stage act --n-envs 1 64       # latency of predict
     python examples/benchmark_speed.py --stage imitation --batch-sizes 16 32 64 128 256 512
     python examples/benchmark_speed.py --video-frames 10000 100000 1000000    # memory-mapped: should be flat
 
@@ -12,6 +13,7 @@ of several repetitions in one process, after a warm-up; compare only figures of 
 
 import argparse
 import itertools
+import json
 import platform
 import resource
 import time
@@ -89,7 +91,7 @@ def peak_memory_gib(device: th.device) -> dict[str, float]:
 
 def make_model(args: argparse.Namespace, batch_size: int | None, n_envs: int, n_frames: int) -> BCVLR:
     """A model whose replay holds steps and whose videos are noise in episodes of 100 frames."""
-    kwargs = model_arguments("procgen/bigfish", args.preset)
+    kwargs = model_arguments("procgen/bigfish", args.preset) | args.set
     if batch_size is not None:
         kwargs |= dict.fromkeys(BATCH_SIZES.values(), batch_size)
     rng = np.random.default_rng(0)
@@ -108,9 +110,9 @@ def make_model(args: argparse.Namespace, batch_size: int | None, n_envs: int, n_
     return model
 
 
-def whole_run(times: dict[str, float], n_envs: int, preset: str) -> float:
+def whole_run(times: dict[str, float], n_envs: int, args: argparse.Namespace) -> float:
     """Seconds of 100,000 environment steps with all updates, from the times of the stages."""
-    model = BCVLR(make_procgen("bigfish", n_envs, 0), **model_arguments("procgen/bigfish", preset))
+    model = BCVLR(make_procgen("bigfish", n_envs, 0), **model_arguments("procgen/bigfish", args.preset) | args.set)
     n_cycles = -(-100_000 // (model.train_freq.frequency * n_envs))
     counts = {
         "encoder": model.pretrain_encoder_steps,
@@ -127,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
+    parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[None], help="default: the preset's")
     parser.add_argument("--n-envs", type=int, nargs="+", default=[64])
@@ -143,6 +146,7 @@ def main() -> None:
         model = make_model(args, batch_size, n_envs, n_frames)
         device = th.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor() or "cpu"
         about = {"device": device, "threads": th.get_num_threads(), "torch": th.__version__, "preset": args.preset}
+        about["set"] = json.dumps(args.set)
         times = {}
         for stage in args.stage:
             times[stage], cpu_ms = milliseconds(model, stage, n_steps, n_repeats)
@@ -162,7 +166,7 @@ def main() -> None:
             )
             write_csv(args.out, rows)
         if set(times) == set(STAGES) and batch_size is None:
-            print(f"a whole run of 100,000 steps: {whole_run(times, n_envs, args.preset):.0f} s ({device})")
+            print(f"a whole run of 100,000 steps: {whole_run(times, n_envs, args):.0f} s ({device})")
 
 
 if __name__ == "__main__":
