@@ -31,7 +31,6 @@ import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep
 import numpy as np
 import torch as th
 from quickstart import EVAL_SEED, LearningCurve, RandomPolicy, evaluate, load_videos
-from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from torch.nn import functional as F
 from tqdm import trange
 from train import MAKERS, model_arguments
@@ -108,14 +107,12 @@ class Ladder:
         n_inputs = int(self.groups.max()) + 1 if self.groups is not None else self.actions.shape[1]
         embedding = th.nn.Linear(n_inputs, latent_dim)
         learned = [*self.policy.world_model.parameters(), *embedding.parameters()]
-        learning_rate = FloatSchedule(self.model.dynamics_learning_rate)
-        optimizer = th.optim.AdamW(learned, learning_rate(1), fused=True)
+        optimizer = th.optim.AdamW(learned, self.model.dynamics_learning_rate, fused=True)
 
         def embed(actions: th.Tensor) -> th.Tensor:
             return embedding(F.one_hot(self.groups[actions[:, 0]], n_inputs).float() if self.groups is not None else actions)
 
-        for step in trange(n_steps, desc="true dynamics"):
-            update_learning_rate(optimizer, learning_rate(1 - step / n_steps))
+        for _ in trange(n_steps, desc="true dynamics"):
             videos = self.model.videos.sample(self.model.dynamics_batch_size)
             features = self.policy.encode(videos.frames)
             optimize(

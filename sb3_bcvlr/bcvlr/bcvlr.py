@@ -11,7 +11,6 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim, maybe_transpose
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, update_learning_rate
 from torch.nn import functional as F
 
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
@@ -20,7 +19,6 @@ from sb3_bcvlr.common.contrastive import InfoNCE
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
-DYNAMICS_LEARNING_RATE = LinearSchedule(1e-3, 0, end_fraction=1)  # constant, w hears less of z (docs/benchmarks/procgen.md)
 LOG_STEPS = 100  # gradient steps between two lines of the pre-training log
 
 
@@ -41,7 +39,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param policy: "CnnPolicy" or a class
     :param learning_rate: of pi online; a float or a schedule of the remaining progress
     :param encoder_learning_rate: of f, offline
-    :param dynamics_learning_rate: of p and w, offline; a float or a schedule of what remains of their steps
+    :param dynamics_learning_rate: of p and w, offline
     :param imitation_learning_rate: of pi, offline
     :param idm_learning_rate: of p, online; 0 leaves p as pre-trained (ablation "w/o ft")
     :param action_decoder_learning_rate: of d, online
@@ -113,7 +111,7 @@ class BCVLR(VideoImitationAlgorithm):
         policy: str | type[BCVLRPolicy] = "CnnPolicy",
         learning_rate: float | Schedule = 5e-4,
         encoder_learning_rate: float = 1e-3,
-        dynamics_learning_rate: float | Schedule = DYNAMICS_LEARNING_RATE,
+        dynamics_learning_rate: float = 1e-3,
         imitation_learning_rate: float = 1e-3,
         idm_learning_rate: float = 5e-4,
         action_decoder_learning_rate: float = 1e-3,
@@ -285,11 +283,9 @@ class BCVLR(VideoImitationAlgorithm):
         for network in networks:
             network.requires_grad_(True)
         parameters = [parameter for network in networks for parameter in network.parameters()]
-        learning_rate = FloatSchedule(self.dynamics_learning_rate)
-        optimizer = th.optim.AdamW(parameters, lr=learning_rate(1), fused=True)
+        optimizer = th.optim.AdamW(parameters, lr=self.dynamics_learning_rate, fused=True)
         quantizer = self.policy.idm.quantizer
         for step in self._pretraining_steps(self.pretrain_dynamics_steps, "latent actions", progress_bar):
-            update_learning_rate(optimizer, learning_rate(1 - step / self.pretrain_dynamics_steps))
             quantizer.bypass = not quantizer.enabled or step < self.quantizer_warmup_steps
             videos = self.videos.sample(self.dynamics_batch_size)
             with self._autocast():
