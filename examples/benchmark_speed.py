@@ -7,16 +7,22 @@ How fast each stage is: ms a gradient step, ms to act, seconds of a whole run, p
     python examples/benchmark_speed.py --stage imitation --batch-sizes 16 32 64 128 256 512
     python examples/benchmark_speed.py --video-frames 10000 100000 1000000    # memory-mapped: should be flat
 
+``--reference FOLDER`` times another implementation in the same run: the folder holds a ``steps.py`` with
+``make_step(stage, batch_size, device)``, which returns a function that makes one step of this stage, or None.
+
 Pictures are noise, the environment is Procgen's bigfish: speed does not depend on what is learned. Each figure is the median
 of several repetitions in one process, after a warm-up; compare only figures of one run on one machine.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import platform
 import resource
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
@@ -59,24 +65,40 @@ def work(model: BCVLR, stage: str, n_steps: int) -> None:
             model.env.step(actions)
 
 
-def milliseconds(model: BCVLR, stage: str, n_steps: int, n_repeats: int) -> tuple[float, float]:
+def milliseconds(run: Callable[[int], None], device: th.device, n_steps: int, n_repeats: int) -> tuple[float, float]:
     """
     A step's time, without what a stage costs however long it is: two lengths are timed and their difference counts.
 
+    :param run: makes so many steps
     :return: by the clock, and of all CPU cores together, which other programs on the machine disturb less
     """
 
     def seconds(n: int) -> np.ndarray:
-        synchronize(model.device)
+        synchronize(device)
         start = np.array((time.perf_counter(), time.process_time()))
-        work(model, stage, n)
-        synchronize(model.device)
+        run(n)
+        synchronize(device)
         return np.array((time.perf_counter(), time.process_time())) - start
 
     seconds(1)
     differences = [seconds(2 * n_steps) - seconds(n_steps) for _ in range(n_repeats)]
     wall, cpu = 1000 * np.median(differences, axis=0) / n_steps
     return float(wall), float(cpu)
+
+
+def reference_run(folder: Path, stage: str, batch_size: int, device: th.device) -> Callable[[int], None] | None:
+    """The other implementation's steps of this stage, as ``milliseconds`` wants them; None if it has none."""
+    spec = importlib.util.spec_from_file_location("reference_steps", folder / "steps.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    step = module.make_step(stage, batch_size, device)
+
+    def run(n_steps: int) -> None:
+        for _ in range(n_steps):
+            step()
+
+    return None if step is None else run
 
 
 def synchronize(device: th.device) -> None:
@@ -135,6 +157,7 @@ def main() -> None:
     parser.add_argument("--n-envs", type=int, nargs="+", default=[64])
     parser.add_argument("--video-frames", type=int, nargs="+", default=[10_000])
     parser.add_argument("--cache-dir", type=Path, help="of the decoded noise; default: the user's cache")
+    parser.add_argument("--reference", type=Path, metavar="FOLDER", help="with a steps.py: another implementation to time")
     parser.add_argument("--quick", action="store_true", help="fewer steps and repetitions")
     parser.add_argument("--out", type=Path, default=Path("outputs/speed.csv"))
     args = parser.parse_args()
@@ -149,7 +172,7 @@ def main() -> None:
         about["set"] = json.dumps(args.set)
         times = {}
         for stage in args.stage:
-            times[stage], cpu_ms = milliseconds(model, stage, n_steps, n_repeats)
+            times[stage], cpu_ms = milliseconds(partial(work, model, stage), model.device, n_steps, n_repeats)
             size = getattr(model, BATCH_SIZES[stage]) if stage in BATCH_SIZES else n_envs
             row = {
                 "stage": stage,
@@ -159,6 +182,10 @@ def main() -> None:
                 "n_envs": n_envs,
                 "video_frames": n_frames,
             }
+            if args.reference is not None:
+                run = reference_run(args.reference, stage, size, model.device)
+                reference_ms = milliseconds(run, model.device, n_steps, n_repeats)[0] if run else float("nan")
+                row |= {"reference_ms": round(reference_ms, 3), "ratio": round(reference_ms / times[stage], 3)}
             memory = {name: round(value, 3) for name, value in peak_memory_gib(model.device).items()}
             rows.append({**row, **memory, **about})
             print(
