@@ -83,7 +83,7 @@ class BCVLRPolicy(BasePolicy):
         self.encoder.requires_grad_(False)  # until a stage trains it
         feature_shape = self.encoder.feature_shape
         if quantizer_kwargs is None:
-            quantizer_kwargs = {"code_dim": 8, "n_latents": 2, "decay": 0.99, "revive_codes": True}
+            quantizer_kwargs = {"code_dim": 4, "n_latents": 4, "decay": 0.99, "revive_codes": True}
         quantizer = VectorQuantizer(zero_counts="zero_counts" in literal, **quantizer_kwargs)
         latent_dim = quantizer.latent_dim
         self.idm = InverseDynamicsModel(feature_shape, n_history, idm_channels, idm_hidden_dim, quantizer)

@@ -252,7 +252,7 @@ def test_zero_counts_start_the_quantizer_as_the_authors_do(literal, expected):
 def test_without_arguments_the_quantizer_revives_its_codes():
     quantizer = make_policy(quantizer_kwargs=None).idm.quantizer
     assert quantizer.revive_codes
-    assert quantizer.latent_dim == 2 * 8 * 2
+    assert quantizer.latent_dim == 2 * 4 * 4
 
 
 def test_quantizer_kwargs_replace_the_defaults_altogether():
