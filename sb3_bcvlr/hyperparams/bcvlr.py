@@ -112,12 +112,12 @@ FORAGING: dict[str, Any] = dict(
     idm_learning_rate=2e-5,  # [D] the videos have taught p what an action is: online, d finds out which
     learning_starts=500,  # ours, as all below
     rollout_steps=1_000,
-    pretrain_encoder_steps=200,
-    pretrain_dynamics_steps=800,
+    pretrain_encoder_steps=100,
+    pretrain_dynamics_steps=400,
     quantizer_warmup_steps=0,
-    pretrain_imitation_steps=1_000,
+    pretrain_imitation_steps=400,
     gradient_steps=50,
-    imitation_steps=600,
+    imitation_steps=400,
 )
 
 SUITES: dict[str, dict[str, Any]] = {
