@@ -205,7 +205,8 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.policy.to(memory_format=th.channels_last)  # faster convolutions (docs/benchmarks/speed.md)
+        # Faster convolutions (docs/benchmarks/speed.md); torch forgets to annotate this use of `to`.
+        self.policy.to(memory_format=th.channels_last)  # type: ignore[call-overload]
         self.tune_encoder = frozenset(self.tune_encoder)
         if unknown := self.tune_encoder - {"dynamics", "online"}:
             raise ValueError(f'tune_encoder: {sorted(unknown)} is not known; choose from "dynamics" and "online".')
