@@ -36,7 +36,6 @@ from tqdm import trange
 from train import MAKERS, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
-from sb3_bcvlr.common.augmentations import random_shift
 from sb3_bcvlr.common.video_imitation import optimize
 from sb3_bcvlr.common.video_io import find_videos
 from sb3_bcvlr.envs.procgen import action_groups
@@ -93,8 +92,7 @@ class Ladder:
         optimizer = th.optim.Adam(learned, self.model.imitation_learning_rate, fused=True)
         for _ in trange(n_steps, desc="clone actions"):
             indices = self.model.videos.sample_indices(self.model.imitation_batch_size)
-            observations = random_shift(self.model.videos.observations(indices).float(), self.model.imitation_pad)
-            latent_actions = self.policy.latent_policy(self.policy.encode(observations))
+            latent_actions = self.policy.latent_policy(self.model._imitation_features(indices))
             optimize(optimizer, self.policy.action_loss(latent_actions, labels[indices])[0])
 
     def true_dynamics(self, n_steps: int) -> dict[str, float]:

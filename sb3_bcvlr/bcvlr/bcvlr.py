@@ -435,13 +435,16 @@ class BCVLR(VideoImitationAlgorithm):
         indices, positions = indices.reshape(n_steps, -1), positions.reshape(n_steps, -1)
         losses = []
         for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
-            observations = random_shift(self.videos.observations(indices[step]).float(), self.imitation_pad)
             with self._autocast():
-                latent_actions = self.policy.latent_policy(self.policy.encode(observations))  # f is frozen: no gradient
+                latent_actions = self.policy.latent_policy(self._imitation_features(indices[step]))
                 loss = F.mse_loss(latent_actions, labels[positions[step]])
             optimize(optimizer, loss)
             losses.append(loss.detach())
         return losses
+
+    def _imitation_features(self, indices: np.ndarray) -> th.Tensor:
+        """What pi sees while it clones: f of o_t, shifted. f is frozen, so there is no gradient."""
+        return self.policy.encode(random_shift(self.videos.observations(indices).float(), self.imitation_pad))
 
     def _label_videos(self, indices: np.ndarray) -> th.Tensor:
         """The latent actions z (len(indices), latent_dim) of these windows of the videos, without gradient."""
