@@ -66,8 +66,9 @@ class Ladder:
         held_out_actions: th.Tensor,
         groups: np.ndarray | None = None,
     ):
-        self.model, self.actions, self.held_out, self.held_out_actions = model, actions, held_out, held_out_actions
-        self.groups = None if groups is None else th.as_tensor(groups)
+        self.model, self.held_out = model, held_out.to(model.device)
+        self.actions, self.held_out_actions = actions.to(model.device), held_out_actions.to(model.device)
+        self.groups = None if groups is None else th.as_tensor(groups, device=model.device)
         self.policy = model.policy
         self.start = deepcopy(model.policy.state_dict())
 
@@ -92,7 +93,7 @@ class Ladder:
         optimizer = th.optim.Adam(learned, self.model.imitation_learning_rate, fused=True)
         for _ in trange(n_steps, desc="clone actions"):
             indices = self.model.videos.sample_indices(self.model.imitation_batch_size)
-            latent_actions = self.policy.latent_policy(self.model._imitation_features(indices))
+            latent_actions = self.policy.latent_policy(self.model._imitation_features(self.model.videos.observations(indices)))
             optimize(optimizer, self.policy.action_loss(latent_actions, labels[indices])[0])
 
     def true_dynamics(self, n_steps: int) -> dict[str, float]:
@@ -103,7 +104,7 @@ class Ladder:
         self.policy.world_model.requires_grad_(True).train()
         latent_dim = self.policy.idm.quantizer.latent_dim
         n_inputs = int(self.groups.max()) + 1 if self.groups is not None else self.actions.shape[1]
-        embedding = th.nn.Linear(n_inputs, latent_dim)
+        embedding = th.nn.Linear(n_inputs, latent_dim, device=self.model.device)
         learned = [*self.policy.world_model.parameters(), *embedding.parameters()]
         optimizer = th.optim.AdamW(learned, self.model.dynamics_learning_rate, fused=True)
 
@@ -263,6 +264,8 @@ def main() -> None:
         ladder.policy.set_training_mode(False)
         row = {"task": task, "rung": rung, **ladder.scores(), **evaluate(ladder.model, eval_env, args.eval_episodes)}
         row |= {"updates": args.updates, "seconds": seconds, "seed": args.seed, **about, **diagnostics}
+        if model.device.type == "cuda":
+            row |= {"device": th.cuda.get_device_name(), "peak_gpu_gib": th.cuda.max_memory_allocated() / 2**30}
         rows.append({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
         print(json.dumps(rows[-1]), flush=True)
         write_csv(args.out / f"{task}.csv", rows)

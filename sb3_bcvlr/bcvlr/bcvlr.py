@@ -1,7 +1,7 @@
 """BCV-LR: behavior cloning from videos via latent representations (Liu, Li, Zhao; NeurIPS 2025; arXiv 2512.21586)."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
 from sb3_bcvlr.common.augmentations import random_shift
 from sb3_bcvlr.common.contrastive import InfoNCE
+from sb3_bcvlr.common.gpu import GraphedStep, to_device
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
@@ -77,6 +78,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param feature_loss_kwargs: further arguments of it
     :param mixed_precision: train in bfloat16 where that is safe (``torch.autocast``); weights, losses, codes and ``predict``
         stay float32. For GPUs; few CPUs gain
+    :param compile: let ``torch.compile`` fuse what the losses compute. For long runs on GPUs: it takes a minute or two itself
     :param literal: what to do as the authors' code does where we think it mistaken (docs/modules/bcvlr.md): any of
         "frozen_reconstruction", "resampled_shift", "cross_episodes", "bounded_features", "zero_counts",
         "double_codebook_update", "world_model_batch_statistics"
@@ -142,6 +144,7 @@ class BCVLR(VideoImitationAlgorithm):
         max_grad_norm: float = 2.0,
         tune_encoder: Collection[str] = (),
         mixed_precision: bool = False,
+        compile: bool = False,
         feature_loss_class: type[th.nn.Module] = InfoNCE,
         feature_loss_kwargs: dict[str, Any] | None = None,
         literal: Collection[str] = (),
@@ -198,6 +201,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.max_grad_norm = max_grad_norm
         self.tune_encoder = tune_encoder
         self.mixed_precision = mixed_precision
+        self.compile = compile
         self.feature_loss_class = feature_loss_class
         self.feature_loss_kwargs = feature_loss_kwargs or {}
         if _init_setup_model:
@@ -221,12 +225,10 @@ class BCVLR(VideoImitationAlgorithm):
             (self.policy.world_model, self.world_model_learning_rate),
             (self.policy.encoder, self.idm_learning_rate * ("online" in self.tune_encoder)),
         ]
-        self.finetune_optimizer = th.optim.Adam(
-            [{"params": network.parameters(), "lr": rate} for network, rate in learning_rates if rate], fused=True
-        )
-        self.latent_policy_optimizer = th.optim.Adam(
-            self.policy.latent_policy.parameters(), lr=self.lr_schedule(1), fused=True
-        )
+        groups = [{"params": network.parameters(), "lr": rate} for network, rate in learning_rates if rate]
+        self.finetune_optimizer = self._optimizer(th.optim.Adam, groups)
+        latent_policy_parameters = self.policy.latent_policy.parameters()
+        self.latent_policy_optimizer = self._optimizer(th.optim.Adam, latent_policy_parameters, self.lr_schedule(1))
 
     def pretrain(self, progress_bar: bool = False) -> "BCVLR":
         """
@@ -240,7 +242,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.policy.set_training_mode(True)
         self._pretrain_encoder(progress_bar)
         self._pretrain_dynamics(progress_bar)
-        optimizer = th.optim.AdamW(self.policy.latent_policy.parameters(), lr=self.imitation_learning_rate, fused=True)
+        optimizer = self._optimizer(th.optim.AdamW, self.policy.latent_policy.parameters(), self.imitation_learning_rate)
         losses = self._imitate_videos(self.pretrain_imitation_steps, optimizer, progress_bar)
         for end in range(LOG_STEPS, len(losses) + 1, LOG_STEPS):
             self.logger.record("pretrain/imitation_loss", th.stack(losses[end - LOG_STEPS : end]).mean().item())
@@ -256,18 +258,23 @@ class BCVLR(VideoImitationAlgorithm):
             self.policy.encoder, shape, literal=self.literal, **self.feature_loss_kwargs
         )
         feature_loss.to(self.device)
-        optimizer = th.optim.Adam(
-            [p for p in feature_loss.parameters() if p.requires_grad], lr=self.encoder_learning_rate, fused=True
-        )
+        parameters = [p for p in feature_loss.parameters() if p.requires_grad]
+        optimizer = self._optimizer(th.optim.Adam, parameters, self.encoder_learning_rate)
+
+        compute_loss = self._compiled(lambda frames: feature_loss(self.policy.scale(frames)))
+
+        def update(frames: th.Tensor) -> tuple[th.Tensor]:
+            with self._autocast():
+                loss = compute_loss(frames)
+            optimize(optimizer, loss)
+            return (loss.detach(),)
+
+        graphed_update = GraphedStep(update, self.device)
         losses = []
         for step in self._pretraining_steps(self.pretrain_encoder_steps, "encoder", progress_bar):
-            videos = self.videos.sample(self.encoder_batch_size)
-            with self._autocast():
-                loss = feature_loss(self.policy.scale(videos.frames))
-            optimize(optimizer, loss)
+            losses += graphed_update(self.videos.sample(self.encoder_batch_size).frames)
             if (step + 1) % self.target_update_interval == 0:
                 feature_loss.update_target(self.tau)
-            losses.append(loss.detach())
             if (step + 1) % LOG_STEPS == 0:
                 self.logger.record("pretrain/encoder_loss", th.stack(losses[-LOG_STEPS:]).mean().item())
                 self.logger.dump(step + 1)
@@ -284,14 +291,20 @@ class BCVLR(VideoImitationAlgorithm):
         for network in networks:
             network.requires_grad_(True)
         parameters = [parameter for network in networks for parameter in network.parameters()]
-        optimizer = th.optim.AdamW(parameters, lr=self.dynamics_learning_rate, fused=True)
+        optimizer = self._optimizer(th.optim.AdamW, parameters, self.dynamics_learning_rate)
         quantizer = self.policy.idm.quantizer
-        for step in self._pretraining_steps(self.pretrain_dynamics_steps, "latent actions", progress_bar):
-            quantizer.bypass = not quantizer.enabled or step < self.quantizer_warmup_steps
-            videos = self.videos.sample(self.dynamics_batch_size)
+
+        def update(frames: th.Tensor) -> tuple[()]:
             with self._autocast():
-                _, loss = self.policy.latent_dynamics(videos.frames, self.commitment_coef)
+                _, loss = self.policy.latent_dynamics(frames, self.commitment_coef)
             optimize(optimizer, loss, self.max_grad_norm)
+            return ()
+
+        for step in self._pretraining_steps(self.pretrain_dynamics_steps, "latent actions", progress_bar):
+            if step in (0, self.quantizer_warmup_steps):
+                quantizer.bypass = not quantizer.enabled or step < self.quantizer_warmup_steps
+                graphed_update = GraphedStep(update, self.device)
+            graphed_update(self.videos.sample(self.dynamics_batch_size).frames)
             if (step + 1) % LOG_STEPS == 0:
                 fresh_videos = self.videos.sample(self.dynamics_batch_size)
                 for name, value in self.policy.dynamics_diagnostics(fresh_videos.frames).items():
@@ -332,18 +345,19 @@ class BCVLR(VideoImitationAlgorithm):
         self.policy.idm.requires_grad_(self.idm_learning_rate > 0).train(self.idm_learning_rate > 0)
         self.policy.world_model.requires_grad_(self.world_model_learning_rate > 0)  # else w tells p what is wrong, and stays
         self.policy.world_model.train(self.world_model_learning_rate > 0 or "world_model_batch_statistics" in self.literal)
-        action_losses, dynamics_losses, scores = [], [], []
-        for _ in range(gradient_steps):
-            replay_data = replay_buffer.sample(batch_size)
+
+        def update(frames: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
             with self._autocast():
-                latent_actions, dynamics_loss = self.policy.latent_dynamics(replay_data.frames, self.commitment_coef)
-                action_loss, score = self.policy.action_loss(self.policy.standardized(latent_actions), replay_data.actions)
+                latent_actions, dynamics_loss = self.policy.latent_dynamics(frames, self.commitment_coef)
+                action_loss, score = self.policy.action_loss(self.policy.standardized(latent_actions), actions)
             optimize(self.finetune_optimizer, action_loss + self.world_model_coef * dynamics_loss)
             if "double_codebook_update" in self.literal:
                 self.policy.idm.quantizer(latent_actions.detach())
-            action_losses.append(action_loss.detach())
-            dynamics_losses.append(dynamics_loss.detach())
-            scores.append(score)
+            return action_loss.detach(), dynamics_loss.detach(), score
+
+        graphed_update = GraphedStep(update, self.device)
+        records = [graphed_update(*replay_buffer.sample(batch_size)) for _ in range(gradient_steps)]
+        action_losses, dynamics_losses, scores = zip(*records, strict=True) if records else ((), (), ())
         self.policy.encoder.requires_grad_(False)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -414,6 +428,13 @@ class BCVLR(VideoImitationAlgorithm):
                 replay_buffer.add(now, then, action, np.zeros(1), np.array([step == last]), [{}])
         return replay_buffer
 
+    def _optimizer(self, optimizer_class: type[th.optim.Adam], parameters: Iterable[Any], learning_rate: float = 1e-3) -> Any:
+        """Its steps can become part of a ``GraphedStep``."""
+        return optimizer_class(parameters, lr=learning_rate, fused=True, capturable=self.device.type == "cuda")
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return th.compile(function, dynamic=False) if self.compile else function
+
     def _autocast(self) -> th.autocast:
         return th.autocast(self.device.type, th.bfloat16, enabled=self.mixed_precision)
 
@@ -432,29 +453,37 @@ class BCVLR(VideoImitationAlgorithm):
         indices = self.videos.sample_indices(n_steps * self.imitation_batch_size)
         windows, positions = np.unique(indices, return_inverse=True)
         labels = self.policy.standardized(self._label_videos(windows))
-        indices, positions = indices.reshape(n_steps, -1), positions.reshape(n_steps, -1)
+        indices, positions = indices.reshape(n_steps, -1), to_device(positions.reshape(n_steps, -1), self.device)
+        compute_loss = self._compiled(self._imitation_loss)
+
+        def update(observations: th.Tensor, labels: th.Tensor) -> tuple[th.Tensor]:
+            with self._autocast():
+                loss = compute_loss(observations, labels)
+            optimize(optimizer, loss)
+            return (loss.detach(),)
+
+        graphed_update = GraphedStep(update, self.device)
         losses = []
         for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
-            with self._autocast():
-                latent_actions = self.policy.latent_policy(self._imitation_features(indices[step]))
-                loss = F.mse_loss(latent_actions, labels[positions[step]])
-            optimize(optimizer, loss)
-            losses.append(loss.detach())
+            losses += graphed_update(self.videos.observations(indices[step]), labels[positions[step]])
         return losses
 
-    def _imitation_features(self, indices: np.ndarray) -> th.Tensor:
+    def _imitation_loss(self, observations: th.Tensor, labels: th.Tensor) -> th.Tensor:
+        return F.mse_loss(self.policy.latent_policy(self._imitation_features(observations)), labels)
+
+    def _imitation_features(self, observations: th.Tensor) -> th.Tensor:
         """What pi sees while it clones: f of o_t, shifted. f is frozen, so there is no gradient."""
-        return self.policy.encode(random_shift(self.videos.observations(indices).float(), self.imitation_pad))
+        return self.policy.encode(random_shift(observations.float(), self.imitation_pad))
 
     def _label_videos(self, indices: np.ndarray) -> th.Tensor:
         """The latent actions z (len(indices), latent_dim) of these windows of the videos, without gradient."""
+        read = self._compiled(lambda frames: self.policy.latent_actions(self.policy.encode(frames)))
+        # Chunks of one size, as compiled code wants them: what is missing in the last one is repeated, and left out after.
+        chunk_size = min(len(indices), 512)
+        padded = np.resize(indices, -(-len(indices) // chunk_size) * chunk_size)
         with th.no_grad(), self._autocast():
-            return th.cat(
-                [
-                    self.policy.latent_actions(self.policy.encode(self.videos.windows(chunk).frames))
-                    for chunk in np.array_split(indices, np.ceil(len(indices) / 512))
-                ]
-            )
+            chunks = [read(self.videos.windows(chunk).frames) for chunk in padded.reshape(-1, chunk_size)]
+        return th.cat(chunks)[: len(indices)]
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "finetune_optimizer", "latent_policy_optimizer", "_random_action"]

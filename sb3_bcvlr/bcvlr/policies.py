@@ -112,7 +112,8 @@ class BCVLRPolicy(BasePolicy):
     def encode(self, frames: th.Tensor) -> th.Tensor:
         """s = f(o) of frames (..., C, H, W), 0 to 255, standardized; without gradient while f is frozen."""
         features = self.encoder(self.scale(frames.flatten(0, -4)))
-        features = (features - self.feature_mean) / self.feature_std
+        if self.standardize:
+            features = ((features - self.feature_mean) / self.feature_std).to(features.dtype)
         return features.unflatten(0, frames.shape[:-3])
 
     def latent_actions(self, features: th.Tensor) -> th.Tensor:
@@ -131,7 +132,7 @@ class BCVLRPolicy(BasePolicy):
     def prediction_loss(self, past_features: th.Tensor, quantized_actions: th.Tensor, features: th.Tensor) -> th.Tensor:
         """||w(s_t, z_q) - s_t+1||^2, in units of a frame's usual change: 1 is what copying s_t costs, where standardized."""
         predicted = self.predict_features(past_features, quantized_actions)
-        return F.mse_loss(predicted / self.change_std, features.detach() / self.change_std)
+        return ((predicted - features.detach()) / self.change_std).square().mean()
 
     def latent_dynamics(self, frames: th.Tensor, commitment_coef: float) -> tuple[th.Tensor, th.Tensor]:
         """

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
-from sb3_bcvlr.common.networks import Encoder, ResidualBlock, orthogonal_init
+from sb3_bcvlr.common.networks import Encoder, FoldedConvolutions, ResidualBlock, orthogonal_init
 
 
 class FeatureLoss(nn.Module):
@@ -67,13 +67,14 @@ class InfoNCE(FeatureLoss):
         self.bilinear = nn.Linear(projection_dim, projection_dim, bias=False)
         n_channels, *size = observation_shape
         scales = [math.ceil(n / n_features) for n, n_features in zip(size, encoder.feature_shape[1:], strict=True)]
-        scale = max(scales)  # 1 where f keeps the resolution, as in the paper
+        self.scale = scale = max(scales)  # 1 where f keeps the resolution, as in the paper
         self.reconstruction = nn.Sequential(
             nn.Conv2d(encoder.feature_shape[0], n_channels * scale**2, 3, padding=1),
             nn.PixelShuffle(scale),
             ResidualBlock(n_channels, n_channels),
             ResidualBlock(n_channels, n_channels),
         )
+        self.folded = FoldedConvolutions(4)
         for module in (self.bilinear, self.reconstruction):
             module.apply(orthogonal_init)
         self.reconstruction.requires_grad_("frozen_reconstruction" not in literal)
@@ -93,9 +94,17 @@ class InfoNCE(FeatureLoss):
         loss = F.cross_entropy(logits - logits.max(1, keepdim=True).values, th.arange(len(logits), device=logits.device))
         if self.reconstruction_coef:
             height, width = views[0].shape[-2:]
-            reconstructions = self.reconstruction(features)[..., :height, :width]
+            reconstructions = self.reconstruct(features)[..., :height, :width]
             loss = loss + self.reconstruction_coef * F.mse_loss(reconstructions, views[0])
         return loss
+
+    def reconstruct(self, features: th.Tensor) -> th.Tensor:
+        """v(s), whose few channels a GPU handles best when pixels are folded into them."""
+        if not features.is_cuda or any(size * self.scale % self.folded.n for size in features.shape[-2:]):
+            return self.reconstruction(features)
+        if self.scale == 1:
+            return self.folded(self.reconstruction, features)
+        return self.folded(self.reconstruction[2:], self.reconstruction[:2](features))
 
 
 class PrototypeLoss(FeatureLoss):

@@ -1,5 +1,6 @@
 """The networks of BCV-LR: no optimizer, no loss. With the arguments of the ``paper`` preset each equals the authors' own."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -20,6 +21,51 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class FoldedConvolutions(nn.Module):
+    """
+    Does what ``layers`` of few channels do, with blocks of n x n pixels folded into channels, of which a GPU likes many.
+
+    Most of the wider weights are 0, but tensor cores that multiply 16 channels idle longer than that takes
+    (docs/benchmarks/speed.md).
+
+    :param n: side of a block
+    """
+
+    taps: th.Tensor
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.n = n
+        taps = th.zeros(3, 3, n, n, n, n, 3, 3)  # tap, pixel of the output, pixel of the input, block of the input
+        for row, column, y, x in itertools.product(range(n), range(n), range(3), range(3)):
+            (block_y, from_row), (block_x, from_column) = divmod(row + y - 1, n), divmod(column + x - 1, n)
+            taps[y, x, row, column, from_row, from_column, block_y + 1, block_x + 1] = 1
+        self.register_buffer("taps", taps.reshape(9, -1), persistent=False)
+
+    def forward(self, layers: nn.Sequential, x: th.Tensor) -> th.Tensor:
+        """
+        :param layers: 3x3 convolutions of stride 1 and padding 1, ``ResidualBlock`` of them, and what works on single numbers
+        :param x: (B, C, H, W), H and W multiples of ``n``
+        :return: ``layers(x)``
+        """
+        x = F.pixel_unshuffle(x, self.n)
+        for layer in layers:
+            if isinstance(layer, ResidualBlock):
+                x = x + self._convolve(layer.conv2, F.relu(self._convolve(layer.conv1, F.relu(x))))
+            else:
+                x = self._convolve(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
+        return F.pixel_shuffle(x, self.n)
+
+    def _convolve(self, convolution: nn.Conv2d, folded: th.Tensor) -> th.Tensor:
+        n_output, n_input = convolution.weight.shape[:2]
+        assert convolution.bias is not None
+        block = self.n**2
+        weight = convolution.weight.flatten(2) @ self.taps  # each to where it acts; a product, since that is quick backwards
+        weight = weight.view(n_output, n_input, block, block, 3, 3).transpose(1, 2)
+        weight = weight.reshape(n_output * block, n_input * block, 3, 3)
+        return F.conv2d(folded, weight, convolution.bias.repeat_interleave(block), padding=1)
 
 
 class Encoder(nn.Module):
@@ -55,8 +101,13 @@ class Encoder(nn.Module):
         with th.no_grad():
             self.feature_shape = tuple(self.net(th.zeros(1, *observation_shape)).shape[1:])
 
+        is_narrow = set(strides) == {1} and max(channels) <= 16
+        self.folded = FoldedConvolutions(2) if is_narrow and not any(size % 2 for size in self.feature_shape[1:]) else None
+
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """(B, C, H, W) in [-0.5, 0.5] to (B, *feature_shape)."""
+        if self.folded is not None and observations.is_cuda:
+            return self.folded(self.net, observations)
         return self.net(observations)
 
 
@@ -176,6 +227,8 @@ class WorldModel(nn.Module):
     :param bounded_output: end in tanh / 2, as the authors do, although features are not bounded
     """
 
+    places: th.Tensor
+
     def __init__(
         self,
         feature_shape: Sequence[int],
@@ -193,6 +246,7 @@ class WorldModel(nn.Module):
         self.bounded_output = bounded_output
         n_past = n_history * n_features
         widths = [base_channels * 2**level for level in range(n_levels)]
+        self.register_buffer("places", tile_places(side), persistent=False)
 
         def block(convolution: nn.Module, channels: int) -> nn.Sequential:
             return nn.Sequential(convolution, nn.BatchNorm2d(channels), ResidualBlock(channels, channels // 2))
@@ -223,19 +277,58 @@ class WorldModel(nn.Module):
     def forward(self, past_features: th.Tensor, quantized_actions: th.Tensor) -> th.Tensor:
         """(B, n_history, C, H, W), the newest last, and (B, latent_dim) to the predicted features (B, C, H, W)."""
         *_, height, width = past_features.shape
-        past = F.pad(past_features.flatten(1, 2), self.padding, mode="replicate")
+        past = past_features.flatten(1, 2)
+        past = F.pad(past, self.padding, mode="replicate") if any(self.padding) else past
         actions = quantized_actions[:, :, None, None]
-        x = th.cat((past, actions.expand(-1, -1, *past.shape[-2:])), dim=1)
-        skips = []
-        for block in self.down_blocks:
-            x = F.relu(F.max_pool2d(block(x), 2))
+        x, skips = past, []
+        for convolution, *others in self.down_blocks:
+            x = convolution(x) if skips else convolve_tiled(convolution, past, actions, self.places)
+            for layer in others:
+                x = layer(x)
+            x = F.relu(F.max_pool2d(x, 2))
             skips.append(x)
-        x, skip = self.bottleneck(x), actions
-        for block in self.up_blocks:
-            x = F.relu(block(th.cat((x, skip), dim=1)))
+        # To and from a single pixel these are linear layers, and faster as such.
+        x = F.linear(x.flatten(1), self.bottleneck.weight.flatten(1), self.bottleneck.bias)[:, :, None, None]
+        skip = actions
+        for convolution, *others in self.up_blocks:
+            x = th.cat((x, skip), dim=1)
+            x = grow_pixel(convolution, x) if skip is actions else convolution(x)
+            for layer in others:
+                x = layer(x)
+            x = F.relu(x)
             skip = skips.pop() if skips else past
         output = self.output(th.cat((x, skip), dim=1))[..., :height, :width]
         return th.tanh(output) / 2 if self.bounded_output else output
+
+
+def grow_pixel(convolution: nn.ConvTranspose2d, x: th.Tensor) -> th.Tensor:
+    """``convolution`` of 2x2 weights on a single pixel: (B, C, 1, 1) to (B, C_out, 2, 2)."""
+    assert convolution.bias is not None
+    grown = x.flatten(1) @ convolution.weight.flatten(1)
+    return grown.view(len(x), -1, 2, 2) + convolution.bias[:, None, None]
+
+
+def convolve_tiled(convolution: nn.Conv2d, maps: th.Tensor, vectors: th.Tensor, places: th.Tensor) -> th.Tensor:
+    """
+    ``convolution(cat(maps, vectors tiled over all pixels))``, with 3x3 weights and a zero padding of 1, without the tiling.
+
+    What a constant plane adds is one value inside and others along each border and in each corner: as on a map of 4x4 pixels.
+
+    :param maps: (B, C, H, W)
+    :param vectors: (B, D, 1, 1)
+    :param places: of ``tile_places``
+    """
+    n_channels, size = maps.shape[1], maps.shape[-2:]
+    weight = convolution.weight
+    small = F.conv2d(vectors.expand(-1, -1, 4, 4), weight[:, n_channels:], convolution.bias, padding=1)
+    tile = places @ small.flatten(2).transpose(1, 2)  # (B, H * W, C_out), the memory format of the convolutions
+    return F.conv2d(maps, weight[:, :n_channels], padding=1) + tile.transpose(1, 2).unflatten(2, size)
+
+
+def tile_places(side: int) -> th.Tensor:
+    """(side * side, 16) of 0 and 1: the pixel of a 4x4 map that stands at the same borders."""
+    rows = F.one_hot(th.tensor([0, *[1] * (side - 2), 3]), 4)
+    return th.einsum("yi,xj->yxij", rows, rows).reshape(side * side, 16).float()
 
 
 def orthogonal_init(layer: nn.Module) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch as th
 from tqdm import tqdm
 
+from sb3_bcvlr.common.gpu import to_device
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
 # Last bytes of a store; to be changed with its layout, or with what a frame goes through before it is stored
@@ -154,7 +155,7 @@ class VideoDataset:
         :return: those windows, on :attr:`device`
         """
         frames = self._gather(indices, np.arange(self.n_history, -1, -1))
-        return VideoSamples(frames, th.as_tensor(indices, device=self.device))
+        return VideoSamples(frames, to_device(indices, self.device))
 
     def observations(self, indices: np.ndarray) -> th.Tensor:
         """Only o_t of those windows, the last but one observation: uint8 ``(batch_size, n_stack * C, H, W)``."""
@@ -277,7 +278,7 @@ class _Store:
     def gather(self, indices: np.ndarray) -> th.Tensor:
         """Frames ``(*indices.shape, C, H, W)`` on the device."""
         if self._resident is not None:
-            return self._resident[th.from_numpy(indices).to(self.device)]
+            return self._resident[to_device(indices, self.device)]
         # Pinned memory lets the copy to a GPU overlap with what runs there
         frames = th.empty((*indices.shape, *self.frame_shape), dtype=th.uint8, pin_memory=self.device.type == "cuda")
         # Windows are indexed before their frames are, so none is out of range; mode="raise" would fill a second buffer

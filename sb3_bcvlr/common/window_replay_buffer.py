@@ -8,6 +8,8 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_bcvlr.common.gpu import to_device
+
 
 class WindowSamples(NamedTuple):
     frames: th.Tensor  # (batch_size, n_history + 1, C, H, W) uint8, the last is o_t+1
@@ -21,7 +23,8 @@ class WindowReplayBuffer(ReplayBuffer):
     The step into an episode's last frame gives no window: many simulators (Procgen among them) never render that frame, and
     storing it would cost a second copy of all others. Before an episode's start its first frame is repeated, as in stacked
     observations, of which only the newest frame is kept. Rewards are not stored.
-    Parameters are those of SB3's ``ReplayBuffer``, and:
+    On a GPU a copy of the frames lies in its memory, if it fills at most half of what is free. Parameters are those of SB3's
+    ``ReplayBuffer``, and:
 
     :param n_history: observations before o_t+1 in a window
     :param n_stack: frames that the environment stacks in an observation, oldest first
@@ -61,6 +64,8 @@ class WindowReplayBuffer(ReplayBuffer):
         self.frames = np.zeros((*shape, self.n_channels, *size), observation_space.dtype)
         self.actions = np.zeros((*shape, self.action_dim), self._maybe_cast_dtype(action_space.dtype))
         self.ends = np.ones(shape, bool)  # the next row holds another episode
+        self._resident: th.Tensor | None = None  # a copy of the frames in a GPU's memory, but for
+        self._n_fresh = self.buffer_size  # the newest rows
         self._next_observations: np.ndarray | None = None
         self._windows: np.ndarray | None = None  # flat indices of legal windows, found at the first sample after an add
         self._rng = np.random.default_rng(seed)
@@ -84,6 +89,7 @@ class WindowReplayBuffer(ReplayBuffer):
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.ends[self.pos] = done
         self._windows = None
+        self._n_fresh = min(self._n_fresh + 1, self.buffer_size)
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True
@@ -103,10 +109,26 @@ class WindowReplayBuffer(ReplayBuffer):
         ages, envs = np.divmod(self._rng.choice(self._windows, batch_size), self.n_envs)
         steps = np.arange(1 - self.n_history, 2)[:, None] + np.arange(1 - self.n_stack, 1)  # of o_t-n_history+1 to o_t+1
         rows = np.maximum(ages[:, None] + steps.reshape(-1), self._starts[ages, envs][:, None])
-        frames = self.frames[(rows + self._oldest) % self.buffer_size, envs[:, None]]
-        frames = frames.reshape(batch_size, self.n_history + 1, *self.obs_shape)
+        frames = self._gather((rows + self._oldest) % self.buffer_size, envs[:, None])
         actions = self.actions[(ages + self._oldest) % self.buffer_size, envs]
-        return WindowSamples(self.to_torch(frames, copy=False), self.to_torch(actions, copy=False))
+        return WindowSamples(frames.reshape(batch_size, self.n_history + 1, *self.obs_shape), to_device(actions, self.device))
+
+    def _gather(self, rows: np.ndarray, envs: np.ndarray) -> th.Tensor:
+        """Frames of these rows and environments, on the device."""
+        if self.device.type == "cuda" and self._n_fresh:
+            if self._resident is None and self.frames.nbytes <= th.cuda.mem_get_info(self.device)[0] / 2:
+                self._resident = th.zeros(self.frames.shape, dtype=th.uint8, device=self.device)
+            if self._resident is not None:
+                fresh = np.arange(self.pos - self._n_fresh, self.pos) % self.buffer_size
+                self._resident[to_device(fresh, self.device)] = to_device(self.frames[fresh], self.device)
+                self._n_fresh = 0
+        if self._resident is None:
+            return to_device(self.frames[rows, envs], self.device)
+        flat = rows * self.n_envs + envs
+        return self._resident.flatten(0, 1)[to_device(flat, self.device)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_resident": None, "_n_fresh": self.buffer_size}
 
     def _check_stacks(self, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
         """The policy has to meet the stacks that are cut here: of older frames, or of an episode's first frame repeated."""

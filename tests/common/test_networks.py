@@ -9,11 +9,15 @@ from sb3_bcvlr.bcvlr import BCVLRPolicy
 from sb3_bcvlr.common.networks import (
     ActionDecoder,
     Encoder,
+    FoldedConvolutions,
     ImpalaCNN,
     InverseDynamicsModel,
     LatentPolicy,
     ResidualBlock,
     WorldModel,
+    convolve_tiled,
+    grow_pixel,
+    tile_places,
 )
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
 
@@ -184,13 +188,40 @@ def test_the_latent_action_enters_the_world_model():
     assert (first - second).abs().max() > 1e-4
 
 
-def test_the_latent_action_enters_at_the_input_and_at_the_bottleneck():
-    world_model = WorldModel((4, 8, 8), 2, latent_dim=5, base_channels=4)  # widths 4, 8; bottleneck 16
-    assert world_model.down_blocks[0][0].in_channels == 2 * 4 + 5
-    assert world_model.up_blocks[0][0].in_channels == 16 + 5
-    met, actions = [], th.randn(2, 5)
-    for blocks in (world_model.down_blocks, world_model.up_blocks):
-        blocks[0].register_forward_pre_hook(lambda module, inputs: met.append(inputs[0]))
-    world_model(th.randn(2, 2, 4, 8, 8), actions)
-    assert th.equal(met[0][:, -5:], actions[:, :, None, None].expand(2, 5, 8, 8))
-    assert th.equal(met[1][:, -5:], actions[:, :, None, None])
+@pytest.mark.parametrize(
+    ("deaf", "hears"), [(set(), True), ({"input"}, True), ({"bottleneck"}, True), ({"input", "bottleneck"}, False)]
+)
+def test_the_latent_action_enters_at_the_input_and_at_the_bottleneck(deaf, hears):
+    world_model = WorldModel((4, 8, 8), 2, latent_dim=5, base_channels=4).eval()
+    with th.no_grad():
+        if "input" in deaf:
+            world_model.down_blocks[0][0].weight[:, 2 * 4 :] = 0  # the two past maps come first
+        if "bottleneck" in deaf:
+            world_model.up_blocks[0][0].weight[16:] = 0  # the bottleneck's channels come first
+        first, second = world_model(th.randn(1, 2, 4, 8, 8).expand(2, -1, -1, -1, -1), th.randn(2, 5))
+    assert ((first - second).abs().max() > 1e-6) == hears
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_folded_convolutions_do_what_their_layers_do(n):
+    encoder = Encoder((3, 8, 12), [4], [1], 2).double()
+    images = th.rand(2, 3, 8, 12).double()
+    gradients = []
+    for features in (encoder.net(images), FoldedConvolutions(n).double()(encoder.net, images)):
+        gradients.append(th.autograd.grad(features.square().sum(), list(encoder.parameters())))
+    th.testing.assert_close(features, encoder.net(images))
+    th.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("side", [4, 8])
+def test_vectors_need_no_tiling_to_be_convolved(side):
+    convolution = th.nn.Conv2d(5 + 7, 4, 3, padding=1).double()
+    maps, vectors = th.rand(2, 5, side, side).double(), th.rand(2, 7, 1, 1).double()
+    tiled = th.cat((maps, vectors.expand(-1, -1, side, side)), dim=1)
+    th.testing.assert_close(convolve_tiled(convolution, maps, vectors, tile_places(side).double()), convolution(tiled))
+
+
+def test_a_single_pixel_grows_as_a_transposed_convolution_makes_it():
+    convolution = th.nn.ConvTranspose2d(5, 3, 2, stride=2)
+    pixels = th.rand(4, 5, 1, 1)
+    th.testing.assert_close(grow_pixel(convolution, pixels), convolution(pixels))

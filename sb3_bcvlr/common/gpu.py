@@ -1,0 +1,73 @@
+"""What keeps a GPU from waiting for Python: copies that run beside its work, and a whole gradient step as one launch."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch as th
+
+N_WARMUP = 3  # steps before the recording: libraries choose their kernels, optimizers make their state
+
+
+def to_device(values: np.ndarray, device: th.device) -> th.Tensor:
+    """A tensor of them on ``device``; to a GPU without waiting for what it is still doing, which needs pinned memory."""
+    tensor = th.as_tensor(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+class GraphedStep:
+    """
+    Calls ``step``; on a GPU it records the fourth call as a CUDA graph and replays that from then on.
+
+    What a replay repeats are the kernels of the recorded call, on the values that parameters, buffers and inputs have by then.
+    So ``step`` must not ask the host for a value, nor depend on anything but tensors that change in place; where a flag or a
+    learning rate changes, make a new ``GraphedStep``. Where the recording fails, ``step`` is called as it is, with a warning.
+
+    :param step: called with tensors, returns tensors; each call makes a gradient step
+    :param device: where it works
+    """
+
+    def __init__(self, step: Callable[..., tuple[th.Tensor, ...]], device: th.device):
+        self._step = step
+        self._n_calls_until_recording = N_WARMUP if device.type == "cuda" else -1
+        self._graph: th.cuda.CUDAGraph | None = None
+        self._inputs: tuple[th.Tensor, ...] = ()
+        self._outputs: tuple[th.Tensor, ...] = ()
+
+    def __call__(self, *inputs: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        :param inputs: of the same shapes and types in each call
+        :return: what ``step`` returns, in tensors of this call's own
+        """
+        if self._graph is None and self._n_calls_until_recording == 0:
+            self._record(inputs)
+        if self._graph is None:
+            if self._n_calls_until_recording <= 0:
+                return self._step(*inputs)
+            self._n_calls_until_recording -= 1
+            return self._warm_up(inputs)
+        for static, value in zip(self._inputs, inputs, strict=True):
+            static.copy_(value, non_blocking=True)
+        self._graph.replay()
+        return tuple(output.clone() for output in self._outputs)
+
+    def _warm_up(self, inputs: tuple[th.Tensor, ...]) -> tuple[th.Tensor, ...]:
+        """A step on a stream of its own, since what ran on the default one cannot be recorded."""
+        stream = th.cuda.Stream()
+        stream.wait_stream(th.cuda.current_stream())
+        with th.cuda.stream(stream):
+            outputs = self._step(*inputs)
+        th.cuda.current_stream().wait_stream(stream)
+        return tuple(output.clone() for output in outputs)
+
+    def _record(self, inputs: tuple[th.Tensor, ...]) -> None:
+        self._inputs = tuple(value.clone() for value in inputs)
+        graph = th.cuda.CUDAGraph()
+        try:
+            with th.cuda.graph(graph):
+                self._outputs = self._step(*self._inputs)
+        except RuntimeError as error:
+            self._n_calls_until_recording = -1
+            warnings.warn(f"No CUDA graph of {self._step.__qualname__}, which stays slower: {error}", stacklevel=3)
+        else:
+            self._graph = graph

@@ -1,0 +1,94 @@
+"""Fast paths of a GPU against the plain ones. Where there is no GPU, those that need one are skipped."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_bcvlr.common.gpu import GraphedStep, to_device
+from sb3_bcvlr.common.networks import Encoder
+from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
+
+needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
+CPU = th.device("cpu")
+
+
+def train(device: str, n_steps: int, graphed: bool, ask_host: bool = False) -> tuple[list[float], th.Tensor]:
+    """Losses and weights of a regression that changes its inputs at each step."""
+    device = th.device(device)
+    inputs = th.arange(3.0 * n_steps, device=device).view(n_steps, 3).cos()
+    weights = th.ones(3, device=device, requires_grad=True)
+    optimizer = th.optim.Adam([weights], lr=0.1, fused=True, capturable=device.type == "cuda")
+
+    def step(x: th.Tensor) -> tuple[th.Tensor]:
+        optimizer.zero_grad(set_to_none=True)
+        loss = ((weights * x).sum() - 1).square()
+        if ask_host:
+            loss.item()
+        loss.backward()
+        optimizer.step()
+        return (loss.detach(),)
+
+    call = GraphedStep(step, device) if graphed else step
+    losses = [call(x)[0] for x in inputs]
+    return [loss.item() for loss in losses], weights.detach().cpu()
+
+
+def test_on_a_cpu_a_step_is_called_as_it_is():
+    assert train("cpu", 10, graphed=True)[0] == train("cpu", 10, graphed=False)[0]
+
+
+def test_values_keep_type_and_shape_on_their_way():
+    values = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    tensor = to_device(values, CPU)
+    assert tensor.dtype == th.uint8 and tensor.tolist() == values.tolist()
+
+
+@needs_gpu
+def test_a_replayed_step_trains_as_the_step_itself():
+    losses, weights = train("cuda", 10, graphed=True)
+    expected_losses, expected_weights = train("cpu", 10, graphed=False)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4, atol=1e-5)
+    th.testing.assert_close(weights, expected_weights, rtol=1e-4, atol=1e-5)
+
+
+@needs_gpu
+def test_a_step_that_cannot_be_recorded_is_called_with_a_warning():
+    with pytest.warns(UserWarning, match="No CUDA graph of .*step"):
+        losses, _ = train("cuda", 10, graphed=True, ask_host=True)
+    np.testing.assert_allclose(losses, train("cpu", 10, graphed=False)[0], rtol=1e-4, atol=1e-5)
+
+
+@needs_gpu
+def test_the_encoder_folds_pixels_into_channels():
+    encoder = Encoder((3, 8, 12), [4], [1], 2)
+    images = th.rand(2, 3, 8, 12)
+    expected = encoder(images)
+    with th.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        folded = encoder.cuda()(images.cuda())
+    th.testing.assert_close(folded.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_gpu
+@pytest.mark.parametrize("n_stack", [1, 3])
+def test_the_replay_gives_the_same_windows_from_the_memory_of_a_gpu(n_stack):
+    shape = (3 * n_stack, 4, 4)
+    buffers = [
+        WindowReplayBuffer(
+            60, spaces.Box(0, 255, shape, np.uint8), spaces.Discrete(3), device, n_envs=2, n_stack=n_stack, seed=0
+        )
+        for device in ("cpu", "cuda")
+    ]
+    rng = np.random.default_rng(0)
+    for _ in range(3):  # the last time the buffer is full, and overwritten
+        for _ in range(15):
+            frames = rng.integers(256, size=(2, 2, 3, 4, 4), dtype=np.uint8)
+            now, then = (np.tile(frame, (1, n_stack, 1, 1)) for frame in frames)
+            for buffer in buffers:
+                buffer.add(now, then, rng.integers(3, size=2) * 0, np.zeros(2), np.ones(2, bool), [{}, {}])
+        for buffer in buffers:
+            buffer.ends[:] = False
+            buffer._windows = None
+        on_cpu, on_gpu = (buffer.sample(40) for buffer in buffers)
+        assert on_gpu.frames.is_cuda
+        assert th.equal(on_gpu.frames.cpu(), on_cpu.frames) and th.equal(on_gpu.actions.cpu(), on_cpu.actions)
