@@ -7,20 +7,17 @@ videos=$1 out=$2
 here=$(dirname "$0")
 mkdir -p "$out"
 
-# Does mixed precision pay, where does a step's time go, what does a whole run cost?
-for set in '{}' '{"mixed_precision": true}'; do
-    name=$([ "$set" = '{}' ] && echo float32 || echo bfloat16)
-    python "$here/benchmark_speed.py" --preset paper --quick --set "$set" --out "$out/speed_paper_$name.csv"
-done
-
-# The first full proof of the method: the paper's networks; then the defaults.
+# Published sizes, videos that pi does not know by heart (300k frames and more), and the shift that may stand in for more of them.
+fast='"mixed_precision": true, "compile": true'
 for game in bigfish fruitbot; do
-    python "$here/train.py" "procgen/$game" --videos "$videos/$game" --preset paper --set '{"mixed_precision": true}' --out "$out/paper_$game"
+    python "$here/train.py" "procgen/$game" --videos "$videos/$game" --preset paper --set "{$fast}" --out "$out/paper_$game"
+    python "$here/train.py" "procgen/$game" --videos "$videos/$game" --preset paper --set "{$fast, \"imitation_pad\": 2}" --out "$out/paper_shifted_$game"
     python "$here/train.py" "procgen/$game" --videos "$videos/$game" --out "$out/default_$game"
 done
+python "$here/train.py" procgen/bigfish --videos "$videos/bigfish" --preset paper --out "$out/paper_float32_bigfish"
 
-# Scaling, and the quickstart in under a minute.
+# Where a step's time goes, scaling, and the quickstart in under a minute.
+python "$here/benchmark_speed.py" --preset paper --quick --set "{$fast}" --out "$out/speed_paper.csv"
 python "$here/benchmark_speed.py" --stage dynamics imitation online --batch-sizes 64 128 256 512 1024 --out "$out/speed_batch_sizes.csv"
-python "$here/benchmark_speed.py" --stage act step --n-envs 1 4 16 64 256 --out "$out/speed_environments.csv"
 python "$here/benchmark_speed.py" --stage dynamics imitation --video-frames 10000 100000 1000000 2500000 --out "$out/speed_videos.csv"
 python "$here/quickstart.py" --out "$out/quickstart"
