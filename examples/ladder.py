@@ -149,7 +149,7 @@ class Ladder:
         return decoded.argmax(1, keepdim=True) if self.policy.is_discrete else decoded
 
     @th.no_grad()
-    def scores(self) -> dict[str, float]:
+    def scores(self) -> dict[str, Any]:
         """Of pi + d and of p + d on the held-out windows; and the share of the variance of z that pi explains."""
         self.policy.set_training_mode(False)
         outputs = []
@@ -158,11 +158,16 @@ class Ladder:
             latent_actions = self.policy.standardized(self.policy.latent_actions(features))
             outputs.append((self.policy.latent_policy(features[:, -2]), latent_actions))
         predicted, latent_actions = (th.cat(parts) for parts in zip(*outputs, strict=True))
-        return {
+        read = self.policy.action_decoder(latent_actions)
+        scores = {
             "score_pi_d": self._score(self.policy.action_decoder(predicted)),
-            "score_p_d": self._score(self.policy.action_decoder(latent_actions)),
+            "score_p_d": self._score(read),
             "explained_variance_of_z": _explained_variance(predicted, latent_actions),
         }
+        if self.groups is None:  # an axis that the expert hardly uses can hide the others
+            axes = zip(read.clamp(-1, 1).T, self.held_out_actions.T, strict=True)
+            scores["score_p_d_by_axis"] = " ".join(f"{_explained_variance(*axis):.2f}" for axis in axes)
+        return scores
 
     def _score(self, decoded: th.Tensor) -> float:
         if self.groups is None:
@@ -177,7 +182,7 @@ class Ladder:
 
 
 def _explained_variance(predicted: th.Tensor, truth: th.Tensor) -> float:
-    return 1 - (F.mse_loss(predicted, truth) / truth.var(0, unbiased=False).mean()).item()
+    return 1 - (F.mse_loss(predicted, truth) / (truth.var(0, unbiased=False).mean() + 1e-8)).item()
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

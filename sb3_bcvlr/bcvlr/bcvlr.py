@@ -66,6 +66,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param encoder_batch_size: windows of the videos in a step of f
     :param dynamics_batch_size: in a step of p and w
     :param imitation_batch_size: in a step of pi
+    :param dynamics_pad: pixels by which a random shift moves each window while p, w and d learn (ours; 0: none)
     :param imitation_pad: pixels by which a random shift moves what pi sees while it clones (ours; 0: none)
     :param tau: of the momentum encoder
     :param target_update_interval: steps of f between two updates of the momentum encoder
@@ -136,6 +137,7 @@ class BCVLR(VideoImitationAlgorithm):
         encoder_batch_size: int = 64,
         dynamics_batch_size: int = 64,
         imitation_batch_size: int = 64,
+        dynamics_pad: int = 0,
         imitation_pad: int = 2,
         tau: float = 0.05,
         target_update_interval: int = 2,
@@ -194,6 +196,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.encoder_batch_size = encoder_batch_size
         self.dynamics_batch_size = dynamics_batch_size
         self.imitation_batch_size = imitation_batch_size
+        self.dynamics_pad = dynamics_pad
         self.imitation_pad = imitation_pad
         self.target_update_interval = target_update_interval
         self.world_model_coef = world_model_coef
@@ -296,7 +299,7 @@ class BCVLR(VideoImitationAlgorithm):
 
         def update(frames: th.Tensor) -> tuple[()]:
             with self._autocast():
-                _, loss = self.policy.latent_dynamics(frames, self.commitment_coef)
+                _, loss = self._latent_dynamics(frames)
             optimize(optimizer, loss, self.max_grad_norm)
             return ()
 
@@ -348,7 +351,7 @@ class BCVLR(VideoImitationAlgorithm):
 
         def update(frames: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
             with self._autocast():
-                latent_actions, dynamics_loss = self.policy.latent_dynamics(frames, self.commitment_coef)
+                latent_actions, dynamics_loss = self._latent_dynamics(frames)
                 action_loss, score = self.policy.action_loss(self.policy.standardized(latent_actions), actions)
             optimize(self.finetune_optimizer, action_loss + self.world_model_coef * dynamics_loss)
             if "double_codebook_update" in self.literal:
@@ -364,6 +367,12 @@ class BCVLR(VideoImitationAlgorithm):
         self._record_mean("train/action_loss", action_losses)
         self._record_mean("train/action_accuracy" if self.policy.is_discrete else "train/action_r2", scores)
         self._record_mean("train/dynamics_loss", dynamics_losses)
+
+    def _latent_dynamics(self, frames: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """z and L_la of windows, each shifted as a whole, so that what moves in it does not change."""
+        if self.dynamics_pad:
+            frames = random_shift(frames.flatten(1, 2).float(), self.dynamics_pad).view(frames.shape)
+        return self.policy.latent_dynamics(frames, self.commitment_coef)
 
     def align(
         self,

@@ -175,6 +175,21 @@ def test_online_imitation_shifts_what_the_latent_policy_sees_by_up_to_the_pad(pa
     assert len(th.unique(pictures[-1], dim=0)) == n_pictures  # the first ones were read for their label, as they are
 
 
+@pytest.mark.parametrize(("pad", "n_windows"), [(0, 1), (1, 3)])  # only up and down are seen on these
+def test_the_dynamics_see_windows_that_are_shifted_as_a_whole(pad, n_windows):
+    model, windows = pretrained(dynamics_pad=pad), []
+    latent_dynamics = model.policy.latent_dynamics
+    model.policy.latent_dynamics = lambda frames, coef: windows.append(frames) or latent_dynamics(frames, coef)
+    window = model.videos.windows(np.full(200, 3)).frames
+    model._latent_dynamics(window)
+    shifted = th.unique(windows[0], dim=0)
+    assert len(shifted) == n_windows
+    assert windows[0].shape == window.shape
+    still = model.videos.windows(np.full(200, 3)).frames[:, :1].expand_as(window)
+    model._latent_dynamics(still)
+    assert (windows[1] == windows[1][:, :1]).all()  # what does not move in a window does not begin to
+
+
 def test_the_world_model_coefficient_weights_what_it_says_of_the_idm():
     heads = []
     for coefficient in (0.0, 100.0):
