@@ -70,7 +70,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param imitation_pad: pixels by which a random shift moves what pi sees while it clones (ours; 0: none)
     :param tau: of the momentum encoder
     :param target_update_interval: steps of f between two updates of the momentum encoder
-    :param world_model_coef: beta, the weight of the latent-action loss online
+    :param world_model_coef: beta, the weight of the latent-action loss online; 0 leaves w out and saves its time
     :param commitment_coef: weight of the quantizer's commitment loss
     :param max_grad_norm: of p and w, offline
     :param tune_encoder: where f goes on learning (ablation): "dynamics", with p and w offline; "online", with p and d
@@ -351,7 +351,7 @@ class BCVLR(VideoImitationAlgorithm):
 
         def update(frames: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
             with self._autocast():
-                latent_actions, dynamics_loss = self._latent_dynamics(frames)
+                latent_actions, dynamics_loss = self._latent_dynamics(frames, self.world_model_coef > 0)
                 action_loss, score = self.policy.action_loss(self.policy.standardized(latent_actions), actions)
             optimize(self.finetune_optimizer, action_loss + self.world_model_coef * dynamics_loss)
             if "double_codebook_update" in self.literal:
@@ -368,11 +368,14 @@ class BCVLR(VideoImitationAlgorithm):
         self._record_mean("train/action_accuracy" if self.policy.is_discrete else "train/action_r2", scores)
         self._record_mean("train/dynamics_loss", dynamics_losses)
 
-    def _latent_dynamics(self, frames: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """z and L_la of windows, each shifted as a whole, so that what moves in it does not change."""
+    def _latent_dynamics(self, frames: th.Tensor, with_world_model: bool = True) -> tuple[th.Tensor, th.Tensor]:
+        """z and L_la of windows, each shifted as a whole, so that what moves in it does not change; without w, L_la is 0."""
         if self.dynamics_pad:
             frames = random_shift(frames.flatten(1, 2).float(), self.dynamics_pad).view(frames.shape)
-        return self.policy.latent_dynamics(frames, self.commitment_coef)
+        if with_world_model:
+            return self.policy.latent_dynamics(frames, self.commitment_coef)
+        latent_actions = self.policy.latent_actions(self.policy.encode(frames))
+        return latent_actions, latent_actions.new_zeros(())
 
     def align(
         self,
