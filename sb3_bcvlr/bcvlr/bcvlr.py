@@ -273,7 +273,7 @@ class BCVLR(VideoImitationAlgorithm):
             return (loss.detach(),)
 
         graphed_update = GraphedStep(update, self.device)
-        losses = []
+        losses: list[th.Tensor] = []
         for step in self._pretraining_steps(self.pretrain_encoder_steps, "encoder", progress_bar):
             losses += graphed_update(self.videos.sample(self.encoder_batch_size).frames)
             if (step + 1) % self.target_update_interval == 0:
@@ -360,13 +360,14 @@ class BCVLR(VideoImitationAlgorithm):
 
         graphed_update = GraphedStep(update, self.device)
         records = [graphed_update(*replay_buffer.sample(batch_size)) for _ in range(gradient_steps)]
-        action_losses, dynamics_losses, scores = zip(*records, strict=True) if records else ((), (), ())
         self.policy.encoder.requires_grad_(False)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self._record_mean("train/action_loss", action_losses)
-        self._record_mean("train/action_accuracy" if self.policy.is_discrete else "train/action_r2", scores)
-        self._record_mean("train/dynamics_loss", dynamics_losses)
+        self._record_mean("train/action_loss", [action_loss for action_loss, _, _ in records])
+        score_name = "train/action_accuracy" if self.policy.is_discrete else "train/action_r2"
+        self._record_mean(score_name, [score for _, _, score in records])
+        if self.world_model_coef > 0:
+            self._record_mean("train/dynamics_loss", [dynamics_loss for _, dynamics_loss, _ in records])
 
     def _latent_dynamics(self, frames: th.Tensor, with_world_model: bool = True) -> tuple[th.Tensor, th.Tensor]:
         """z and L_la of windows, each shifted as a whole, so that what moves in it does not change; without w, L_la is 0."""
@@ -475,7 +476,7 @@ class BCVLR(VideoImitationAlgorithm):
             return (loss.detach(),)
 
         graphed_update = GraphedStep(update, self.device)
-        losses = []
+        losses: list[th.Tensor] = []
         for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
             losses += graphed_update(self.videos.observations(indices[step]), labels[positions[step]])
         return losses

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -280,22 +281,18 @@ class WorldModel(nn.Module):
         past = past_features.flatten(1, 2)
         past = F.pad(past, self.padding, mode="replicate") if any(self.padding) else past
         actions = quantized_actions[:, :, None, None]
-        x, skips = past, []
-        for convolution, *others in self.down_blocks:
-            x = convolution(x) if skips else convolve_tiled(convolution, past, actions, self.places)
-            for layer in others:
-                x = layer(x)
+        x, skips = past, list[th.Tensor]()
+        block: Any  # an nn.Sequential, of which PyTorch's annotations know nothing here
+        for block in self.down_blocks:
+            x = block(x) if skips else block[1:](convolve_tiled(block[0], past, actions, self.places))
             x = F.relu(F.max_pool2d(x, 2))
             skips.append(x)
         # To and from a single pixel these are linear layers, and faster as such.
         x = F.linear(x.flatten(1), self.bottleneck.weight.flatten(1), self.bottleneck.bias)[:, :, None, None]
         skip = actions
-        for convolution, *others in self.up_blocks:
+        for block in self.up_blocks:
             x = th.cat((x, skip), dim=1)
-            x = grow_pixel(convolution, x) if skip is actions else convolution(x)
-            for layer in others:
-                x = layer(x)
-            x = F.relu(x)
+            x = F.relu(block[1:](grow_pixel(block[0], x)) if skip is actions else block(x))
             skip = skips.pop() if skips else past
         output = self.output(th.cat((x, skip), dim=1))[..., :height, :width]
         return th.tanh(output) / 2 if self.bounded_output else output
