@@ -16,7 +16,7 @@ NETWORKS = "encoder", "idm", "world_model", "latent_policy", "action_decoder"
 
 
 def precisions_seen(model) -> dict[str, set[th.dtype]]:
-    """What comes out of each network's first layer where it learns, offline and online."""
+    """What comes out of each network's layers where it learns, offline and online."""
     seen: dict[str, set[th.dtype]] = {name: set() for name in NETWORKS}
 
     def note(name, output):
@@ -24,8 +24,9 @@ def precisions_seen(model) -> dict[str, set[th.dtype]]:
             seen[name].add(output.dtype)
 
     for name in NETWORKS:
-        layer = next(m for m in getattr(model.policy, name).modules() if isinstance(m, th.nn.Conv2d | th.nn.Linear))
-        layer.register_forward_hook(lambda module, inputs, output, name=name: note(name, output))
+        for layer in getattr(model.policy, name).modules():
+            if isinstance(layer, th.nn.Conv2d | th.nn.Linear):
+                layer.register_forward_hook(lambda module, inputs, output, name=name: note(name, output))
     model.learn(20)
     return seen
 
