@@ -442,8 +442,8 @@ class BCVLR(VideoImitationAlgorithm):
         return replay_buffer
 
     def _optimizer(self, optimizer_class: type[th.optim.Adam], parameters: Iterable[Any], learning_rate: float = 1e-3) -> Any:
-        """Its steps can become part of a ``GraphedStep``."""
-        return optimizer_class(parameters, lr=learning_rate, fused=True, capturable=self.device.type == "cuda")
+        """Its steps can become part of a ``GraphedStep``, wherever a saved model goes on."""
+        return optimizer_class(parameters, lr=learning_rate, fused=True, capturable=True)
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return th.compile(function, dynamic=False) if self.compile else function
