@@ -491,11 +491,12 @@ class BCVLR(VideoImitationAlgorithm):
     def _label_videos(self, indices: np.ndarray) -> th.Tensor:
         """The latent actions z (len(indices), latent_dim) of these windows of the videos, without gradient."""
         read = self._compiled(lambda frames: self.policy.latent_actions(self.policy.encode(frames)))
-        # Chunks of one size, as compiled code wants them: what is missing in the last one is repeated, and left out after.
-        chunk_size = min(len(indices), 512)
-        padded = np.resize(indices, -(-len(indices) // chunk_size) * chunk_size)
+        # Compiled code wants chunks of one size: there the last one is filled up with windows that are left out after.
+        padded = np.resize(indices, math.ceil(len(indices) / 512) * 512) if self.compile else indices
         with th.no_grad(), self._autocast():
-            chunks = [read(self.videos.windows(chunk).frames) for chunk in padded.reshape(-1, chunk_size)]
+            chunks = [
+                read(self.videos.windows(chunk).frames) for chunk in np.array_split(padded, math.ceil(len(padded) / 512))
+            ]
         return th.cat(chunks)[: len(indices)]
 
     def _excluded_save_params(self) -> list[str]:

@@ -18,7 +18,7 @@ def train(device: str, n_steps: int, graphed: bool, ask_host: bool = False) -> t
     device = th.device(device)
     inputs = th.arange(3.0 * n_steps, device=device).view(n_steps, 3).cos()
     weights = th.ones(3, device=device, requires_grad=True)
-    optimizer = th.optim.Adam([weights], lr=0.1, fused=True, capturable=device.type == "cuda")
+    optimizer = th.optim.Adam([weights], lr=0.1, fused=True, capturable=True)
 
     def step(x: th.Tensor) -> tuple[th.Tensor]:
         optimizer.zero_grad(set_to_none=True)
@@ -84,8 +84,9 @@ def test_the_replay_gives_the_same_windows_from_the_memory_of_a_gpu(n_stack):
         for _ in range(15):
             frames = rng.integers(256, size=(2, 2, 3, 4, 4), dtype=np.uint8)
             now, then = (np.tile(frame, (1, n_stack, 1, 1)) for frame in frames)
+            actions = rng.integers(3, size=2)
             for buffer in buffers:
-                buffer.add(now, then, rng.integers(3, size=2) * 0, np.zeros(2), np.ones(2, bool), [{}, {}])
+                buffer.add(now, then, actions, np.zeros(2), np.ones(2, bool), [{}, {}])
         for buffer in buffers:
             buffer.ends[:] = False
             buffer._windows = None
