@@ -31,6 +31,8 @@ import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep
 import numpy as np
 import torch as th
 from quickstart import EVAL_SEED, LearningCurve, RandomPolicy, evaluate, load_videos
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch.nn import functional as F
 from tqdm import trange
 from train import MAKERS, model_arguments
@@ -185,9 +187,20 @@ def _explained_variance(predicted: th.Tensor, truth: th.Tensor) -> float:
     return 1 - (F.mse_loss(predicted, truth) / (truth.var(0, unbiased=False).mean() + 1e-8)).item()
 
 
+def pretrain(model: BCVLR, path: Path | None) -> None:
+    """As the model in ``path`` was; where there is none yet, from the videos."""
+    if path is not None and path.exists():
+        model.set_parameters(path, device=model.device)
+        model.pretrained = True
+        return
+    model.pretrain(progress_bar=True)
+    if path is not None:
+        model.save(path)
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, rows[0] if rows else [])  # no episode may have ended
         writer.writeheader()
         writer.writerows(rows)
 
@@ -200,11 +213,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/ladder"))
     parser.add_argument("--updates", type=int, default=4_000, help="of pi in each rung")
     parser.add_argument("--align-updates", type=int, default=1_500, help="of p and d on true pairs")
+    parser.add_argument("--pretrained", type=Path, metavar="FILE", help="start from this model; made if it is not there")
     parser.add_argument("--random-steps", type=int, default=2_000, help="of rung 0, which makes a third of the updates")
     parser.add_argument("--true-dynamics", type=int, default=0, metavar="N", help="steps of a world model of the true actions")
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps of the full method")
     parser.add_argument("--n-envs", type=int, default=64)
     parser.add_argument("--eval-episodes", type=int, default=64)
+    parser.add_argument("--eval-every", type=int, default=0, metavar="N", help="judge rung 5 by 10 episodes every N steps")
+    parser.add_argument("--processes", action="store_true", help="give each environment of MuJoCo a process of its own")
     parser.add_argument("--rungs", type=int, nargs="*", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--env", type=json.loads, default={}, metavar="JSON", help="further arguments of the environment")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
@@ -213,6 +229,8 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     suite, task = args.task.split("/")
+    if args.processes:
+        args.env["vec_env_cls"] = SubprocVecEnv
 
     env = MAKERS[suite](task, args.n_envs, args.seed, **args.env)
     eval_env = MAKERS[suite](task, min(args.eval_episodes, args.n_envs), EVAL_SEED + args.seed, **args.env)
@@ -224,7 +242,7 @@ def main() -> None:
     model = BCVLR(env, videos=videos, seed=args.seed, **kwargs)
     n_rollouts = -(-args.steps // (model.train_freq.frequency * args.n_envs))
     start = time.perf_counter()
-    model.pretrain(progress_bar=True)
+    pretrain(model, args.pretrained)
     seconds_pretraining = time.perf_counter() - start
     ladder = Ladder(
         model,
@@ -263,7 +281,9 @@ def main() -> None:
             model.policy.load_state_dict(ladder.start)
             ladder.policy = model.policy
             curve = LearningCurve()
-            model.learn(args.steps, callback=curve, progress_bar=True)
+            every = args.eval_every // args.n_envs
+            judge = EvalCallback(eval_env, n_eval_episodes=10, eval_freq=every, log_path=str(args.out))  # never, if 0
+            model.learn(args.steps, callback=[curve, judge], progress_bar=True)
             write_csv(args.out / f"{task}_curve.csv", [{"step": step, "return": value} for step, value in curve.points])
         seconds = time.perf_counter() - start
         ladder.policy.set_training_mode(False)

@@ -20,7 +20,7 @@ from typing import Any
 
 import sb3_bcvlr  # isort: skip  before stable_baselines3, to keep gym's notice quiet
 from quickstart import make_foraging, run
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_bcvlr.envs import make_dmcontrol, make_metaworld, make_procgen
 
@@ -50,6 +50,7 @@ if __name__ == "__main__":
     parser.add_argument("--eval-episodes", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--env", type=json.loads, default={}, metavar="JSON", help="further arguments of the environment")
+    parser.add_argument("--processes", action="store_true", help="give each environment of MuJoCo a process of its own")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     args = parser.parse_args()
@@ -64,6 +65,8 @@ if __name__ == "__main__":
             )
         record = [sys.executable, args.experts / "record.py", task, "--episodes", args.episodes, "--out", args.videos]
         subprocess.run(list(map(str, record)), check=True)
+    if args.processes:
+        args.env["vec_env_cls"] = SubprocVecEnv
     run(
         lambda n_envs, seed: MAKERS[suite](task, min(n_envs, args.n_envs), seed, **args.env),
         args.videos,

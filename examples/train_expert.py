@@ -45,7 +45,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     th.set_num_threads(1)  # networks this small are no faster with more
-    model = SAC("MlpPolicy", state_env(args.task, args.action_repeat), seed=args.seed, learning_starts=1_000, device="cpu")
+    # On finger spin SB3's own learning rate and starting entropy reach after 50,000 steps what these do after 10,000.
+    faster = {"learning_rate": 1e-3, "ent_coef": "auto_0.1", "learning_starts": 1_000}
+    model = SAC("MlpPolicy", state_env(args.task, args.action_repeat), seed=args.seed, device="cpu", **faster)
     judge = EvalCallback(
         state_env(args.task, args.action_repeat),
         eval_freq=args.eval_every,
