@@ -97,6 +97,7 @@ class Ladder:
             indices = self.model.videos.sample_indices(self.model.imitation_batch_size)
             latent_actions = self.policy.latent_policy(self.model._imitation_features(self.model.videos.observations(indices)))
             optimize(optimizer, self.policy.action_loss(latent_actions, labels[indices])[0])
+            self.model._average_latent_policy()
 
     def true_dynamics(self, n_steps: int) -> dict[str, float]:
         """w from its start, reading true actions: its errors on held-out windows over copying, and over shuffled actions."""
@@ -158,7 +159,7 @@ class Ladder:
         for indices in np.array_split(np.arange(len(self.held_out)), max(1, len(self.held_out) // 512)):
             features = self.policy.encode(self.held_out.windows(indices).frames)
             latent_actions = self.policy.standardized(self.policy.latent_actions(features))
-            outputs.append((self.policy.latent_policy(features[:, -2]), latent_actions))
+            outputs.append((self.policy.acting_latent_policy(features[:, -2]), latent_actions))
         predicted, latent_actions = (th.cat(parts) for parts in zip(*outputs, strict=True))
         read = self.policy.action_decoder(latent_actions)
         scores = {

@@ -11,6 +11,7 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim, maybe_transpose
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
 
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
@@ -69,6 +70,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param dynamics_pad: pixels by which a random shift moves each window while p, w and d learn (ours; 0: none)
     :param imitation_pad: pixels by which a random shift moves what pi sees while it clones (ours; 0: none)
     :param tau: of the momentum encoder
+    :param policy_tau: of the running average of pi's weights that acts, since what the newest are worth changes from step to
+        step (ours; 1: the newest act)
     :param target_update_interval: steps of f between two updates of the momentum encoder
     :param world_model_coef: beta, the weight of the latent-action loss online; 0 leaves w out and saves its time
     :param commitment_coef: weight of the quantizer's commitment loss
@@ -140,6 +143,7 @@ class BCVLR(VideoImitationAlgorithm):
         dynamics_pad: int = 0,
         imitation_pad: int = 2,
         tau: float = 0.05,
+        policy_tau: float = 1.0,
         target_update_interval: int = 2,
         world_model_coef: float = 1.0,
         commitment_coef: float = 0.05,
@@ -179,6 +183,7 @@ class BCVLR(VideoImitationAlgorithm):
             seed=seed,
             device=device,
         )
+        self.policy_tau = policy_tau
         self.encoder_learning_rate = encoder_learning_rate
         self.dynamics_learning_rate = dynamics_learning_rate
         self.imitation_learning_rate = imitation_learning_rate
@@ -210,7 +215,12 @@ class BCVLR(VideoImitationAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    def _own_policy_kwargs(self) -> dict[str, Any]:
+        return {**super()._own_policy_kwargs(), "average_latent_policy": self.policy_tau < 1}
+
     def _setup_model(self) -> None:
+        if not 0 < self.policy_tau <= 1:
+            raise ValueError(f"policy_tau is {self.policy_tau}, expected more than 0 and at most 1: 1 averages nothing.")
         super()._setup_model()
         # Faster convolutions (docs/benchmarks/speed.md); torch forgets to annotate this use of `to`.
         self.policy.to(memory_format=th.channels_last)  # type: ignore[call-overload]
@@ -473,6 +483,7 @@ class BCVLR(VideoImitationAlgorithm):
             with self._autocast():
                 loss = compute_loss(observations, labels)
             optimize(optimizer, loss)
+            self._average_latent_policy()
             return (loss.detach(),)
 
         graphed_update = GraphedStep(update, self.device)
@@ -480,6 +491,11 @@ class BCVLR(VideoImitationAlgorithm):
         for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
             losses += graphed_update(self.videos.observations(indices[step]), labels[positions[step]])
         return losses
+
+    def _average_latent_policy(self) -> None:
+        """The pi that acts follows the pi that learns."""
+        if (average := self.policy.latent_policy_average) is not None:
+            polyak_update(self.policy.latent_policy.parameters(), average.parameters(), self.policy_tau)
 
     def _imitation_loss(self, observations: th.Tensor, labels: th.Tensor) -> th.Tensor:
         return F.mse_loss(self.policy.latent_policy(self._imitation_features(observations)), labels)

@@ -1,6 +1,7 @@
 """The networks of BCV-LR in one SB3 policy, and what each loss is. When a loss is used stands in ``bcvlr.py``."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch as th
@@ -39,6 +40,7 @@ class BCVLRPolicy(BasePolicy):
     :param standardize: give features and latent actions zero mean and unit variance, by statistics that are
         taken once, when f and when p are pre-trained
     :param frame_differences: p and w see the newest frame and the changes that led to it, instead of the frames
+    :param average_latent_policy: keep a second copy of pi, the one that acts, for ``BCVLR`` to average the weights in
     :param literal: the authors' literal behaviours, see ``BCVLR``
     """
 
@@ -68,6 +70,7 @@ class BCVLRPolicy(BasePolicy):
         action_decoder_dims: Sequence[int] = (192, 128, 64),
         standardize: bool = True,
         frame_differences: bool = True,
+        average_latent_policy: bool = False,
         literal: frozenset[str] = frozenset(),
     ):
         self._sizes = {name: value for name, value in locals().items() if name not in ("self", "lr_schedule", "__class__")}
@@ -93,6 +96,7 @@ class BCVLRPolicy(BasePolicy):
         if latent_policy_kwargs is None:
             latent_policy_kwargs = {"channels": (48,), "hidden_dim": 256} if latent_policy_class is LatentPolicy else {}
         self.latent_policy = latent_policy_class(feature_shape, latent_dim, **latent_policy_kwargs)
+        self.latent_policy_average = deepcopy(self.latent_policy).requires_grad_(False) if average_latent_policy else None
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         n_outputs = int(action_space.n) if isinstance(action_space, spaces.Discrete) else get_action_dim(action_space)
         self.action_decoder = ActionDecoder(latent_dim, action_decoder_dims, n_outputs)
@@ -228,12 +232,17 @@ class BCVLRPolicy(BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return self._sizes
 
+    @property
+    def acting_latent_policy(self) -> nn.Module:
+        """pi as it acts: its average, where there is one."""
+        return self.latent_policy if self.latent_policy_average is None else self.latent_policy_average
+
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(observation, deterministic)
 
     def decode(self, observations: th.Tensor) -> th.Tensor:
         """d(pi(f(o))) of (B, C, H, W) uint8: logits (B, n_actions), or actions (B, action_dim) around [-1, 1]."""
-        return self.action_decoder(self.latent_policy(self.encode(observations)))
+        return self.action_decoder(self.acting_latent_policy(self.encode(observations)))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """a = d(pi(f(o))). Discrete: sampled from the softmax unless ``deterministic``. Continuous: in [-1, 1], no noise."""

@@ -89,10 +89,14 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         if self.device.type == "cpu":
             keep_freed_memory()
         users_policy_kwargs = self.policy_kwargs  # `load` compares them with those that a user gives
-        self.policy_kwargs = {**users_policy_kwargs, "n_history": self.n_history, "literal": self.literal}
+        self.policy_kwargs = {**users_policy_kwargs, **self._own_policy_kwargs()}
         super()._setup_model()
         self.policy_kwargs = users_policy_kwargs
         self._setup_videos()
+
+    def _own_policy_kwargs(self) -> dict[str, Any]:
+        """Arguments of the policy that follow from the algorithm's own."""
+        return {"n_history": self.n_history, "literal": self.literal}
 
     def _n_stack(self) -> int:
         """Frames in an observation: as the videos are stacked, else of 3 channels each, or of 1 if 3 do not divide."""

@@ -175,6 +175,24 @@ def test_online_imitation_shifts_what_the_latent_policy_sees_by_up_to_the_pad(pa
     assert len(th.unique(pictures[-1], dim=0)) == n_pictures  # the first ones were read for their label, as they are
 
 
+def test_the_average_of_the_latent_policy_follows_each_step_by_policy_tau():
+    model = pretrained(policy_tau=0.25)
+    policy, optimizer = model.policy, model.latent_policy_optimizer
+    average, learned = (each.head.weight.clone() for each in (policy.latent_policy_average, policy.latent_policy))
+    assert not th.equal(average, learned)
+    expected = average
+    for _ in range(2):
+        model._imitate_videos(1, optimizer)
+        expected = 0.75 * expected + 0.25 * policy.latent_policy.head.weight
+    th.testing.assert_close(policy.latent_policy_average.head.weight, expected.detach())
+
+
+@pytest.mark.parametrize("policy_tau", [0, 1.5])
+def test_a_policy_tau_that_averages_nothing_is_refused(policy_tau):
+    with pytest.raises(ValueError, match=f"policy_tau is {policy_tau}, expected"):
+        tiny_model(policy_tau=policy_tau)
+
+
 @pytest.mark.parametrize(("pad", "n_windows"), [(0, 1), (1, 3)])  # only up and down are seen on these
 def test_the_dynamics_see_windows_that_are_shifted_as_a_whole(pad, n_windows):
     model, windows = pretrained(dynamics_pad=pad), []

@@ -271,3 +271,17 @@ def test_a_policy_saved_alone_can_be_loaded_alone(kwargs, tmp_path):
     loaded = BCVLRPolicy.load(tmp_path / "policy.zip", device="cpu")
     observation = random_frames(1)[0].numpy()
     assert policy.predict(observation, deterministic=True)[0] == loaded.predict(observation, deterministic=True)[0]
+
+
+def test_the_latent_policy_that_learns_acts_where_nothing_is_averaged():
+    policy = make_policy()
+    assert policy.acting_latent_policy is policy.latent_policy
+
+
+def test_the_average_acts_starts_with_the_same_weights_and_takes_no_gradient():
+    policy = make_policy(average_latent_policy=True)
+    average = policy.latent_policy_average
+    assert policy.acting_latent_policy is average is not policy.latent_policy
+    assert not any(parameter.requires_grad for parameter in average.parameters())
+    features = th.randn(2, *policy.encoder.feature_shape)
+    assert th.equal(average(features), policy.latent_policy(features))

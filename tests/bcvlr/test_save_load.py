@@ -54,6 +54,15 @@ def test_a_loaded_model_has_the_states_of_the_optimizers(model, path, name):
         assert equal(state, loaded["state"][i])
 
 
+def test_a_loaded_model_acts_by_the_same_average(tmp_path):
+    model = tiny_model(policy_tau=0.1).learn(30)
+    model.save(tmp_path / "model.zip")
+    loaded = BCVLR.load(tmp_path / "model.zip", device="cpu")
+    assert loaded.policy_tau == 0.1
+    assert equal(snapshot(loaded), snapshot(model))
+    assert any(name.startswith("latent_policy_average.") for name in snapshot(loaded))
+
+
 @pytest.mark.parametrize("name", ["num_timesteps", "_n_updates", "pretrained", "literal", "n_history", "rollout_steps"])
 def test_a_loaded_model_knows_where_it_stands(model, path, name):
     assert getattr(BCVLR.load(path, device="cpu"), name) == getattr(model, name)
