@@ -1,14 +1,34 @@
 #!/bin/bash
 # Every figure that docs/benchmarks leaves open for want of a GPU, most wanted first. Each line stands alone: run those there is time for.
 #
-#     bash examples/gpu.sh data outputs/gpu      # data/bigfish and data/fruitbot: videos with episodes.csv
+#     bash examples/gpu.sh data outputs/gpu
+#
+# data/bigfish and data/fruitbot: videos with episodes.csv. data/TASK-labelled and data/TASK-test-labelled, for the tasks of
+# continuous control: what record_videos.py writes for --actions; docs/benchmarks/dmcontrol.md has the commands.
 set -euo pipefail
 videos=$1 out=$2
 here=$(dirname "$0")
 mkdir -p "$out"
 
-# Published sizes, videos that pi does not know by heart (300k frames and more), and the shift that may stand in for more of them.
 fast='"mixed_precision": true, "compile": true'
+
+# DMControl as published; pi sees shifted pictures, which made reacher steadier. Meta-World with larger steps, so that pictures show them.
+learn() { # task, seed, steps of the agent, updates of pi, further hyper-parameters, further arguments
+    name=${1#*/}
+    python "$here/ladder.py" "$1" --labelled "$videos/$name-labelled" --held-out "$videos/$name-test-labelled" --preset paper --processes \
+        --rungs 5 --seed "$2" --steps "$3" --updates "$4" --n-envs 4 --eval-every $(($3 / 10)) --eval-episodes 20 \
+        --out "$out/$name-$2" --set "{$fast, \"pretrain_imitation_steps\": 20001, \"imitation_pad\": 4$5}" "${@:6}"
+}
+for seed in 0 1 2; do
+    learn dmcontrol/reacher_hard $seed 50000 50000 ''
+    learn dmcontrol/finger_spin $seed 50000 50000 ''
+    learn metaworld/drawer-open $seed 10000 50000 ', "dynamics_pad": 4, "rollout_steps": 400, "n_epochs": null, "gradient_steps": 200' --env '{"action_repeat": 5}'
+done
+for task in point_mass_easy reacher_easy ball_in_cup_catch cheetah_run_backward jaco_reach_bottom_left jaco_reach_top_right; do
+    learn dmcontrol/$task 0 50000 50000 ''
+done
+
+# Published sizes, videos that pi does not know by heart (300k frames and more), and the shift that may stand in for more of them.
 for game in bigfish fruitbot; do
     python "$here/train.py" "procgen/$game" --videos "$videos/$game" --preset paper --set "{$fast}" --out "$out/paper_$game"
     python "$here/train.py" "procgen/$game" --videos "$videos/$game" --preset paper --set "{$fast, \"imitation_pad\": 2}" --out "$out/paper_shifted_$game"
