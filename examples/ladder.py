@@ -30,12 +30,12 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from quickstart import EVAL_SEED, LearningCurve, RandomPolicy, evaluate, load_videos
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch.nn import functional as F
 from tqdm import trange
-from train import MAKERS, model_arguments
+from train import MAKERS, environment_arguments, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.common.video_imitation import optimize
@@ -230,11 +230,9 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     suite, task = args.task.split("/")
-    if args.processes:
-        args.env["vec_env_cls"] = SubprocVecEnv
-
-    env = MAKERS[suite](task, args.n_envs, args.seed, **args.env)
-    eval_env = MAKERS[suite](task, min(args.eval_episodes, args.n_envs), EVAL_SEED + args.seed, **args.env)
+    env_kwargs = environment_arguments(args)
+    env = MAKERS[suite](task, args.n_envs, args.seed, **env_kwargs)
+    eval_env = MAKERS[suite](task, min(args.eval_episodes, args.n_envs), EVAL_SEED + args.seed, **env_kwargs)
     # What a rung spends on pi, the full method spends over its rollouts.
     kwargs = model_arguments(args.task, args.preset) | {"pretrain_imitation_steps": 0, **args.set}
     # Nothing may be skipped: actions are found by the number of their frame.
@@ -245,12 +243,15 @@ def main() -> None:
     start = time.perf_counter()
     pretrain(model, args.pretrained)
     seconds_pretraining = time.perf_counter() - start
+    groups = action_groups(task) if suite == "procgen" else None
+    if isinstance(env.action_space, spaces.Discrete) and groups is None:
+        groups = np.arange(env.action_space.n)  # no two of them have the same effect
     ladder = Ladder(
         model,
         read_actions(args.labelled, videos),
         held_out,
         read_actions(args.held_out, held_out),
-        action_groups(task) if suite == "procgen" else None,
+        groups,
     )
     diagnostics = model.policy.dynamics_diagnostics(held_out.sample(1024).frames)
     random = evaluate(RandomPolicy(eval_env), eval_env, args.eval_episodes)

@@ -38,6 +38,15 @@ def model_arguments(task: str, preset: str) -> dict[str, Any]:
     return sb3_bcvlr.hyperparams.get("bcvlr", suite, name) if preset == "paper" or suite == "foraging" else {}
 
 
+def environment_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``--env`` and ``--processes`` say."""
+    if not args.processes:
+        return args.env
+    if not args.task.startswith(("dmcontrol/", "metaworld/")):
+        raise SystemExit(f"--processes is for dmcontrol and metaworld; {args.task} is fast without: leave it out.")
+    return {**args.env, "vec_env_cls": SubprocVecEnv}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", help="suite/task, the suite one of " + ", ".join(MAKERS))
@@ -65,10 +74,9 @@ if __name__ == "__main__":
             )
         record = [sys.executable, args.experts / "record.py", task, "--episodes", args.episodes, "--out", args.videos]
         subprocess.run(list(map(str, record)), check=True)
-    if args.processes:
-        args.env["vec_env_cls"] = SubprocVecEnv
+    env_kwargs = environment_arguments(args)
     run(
-        lambda n_envs, seed: MAKERS[suite](task, min(n_envs, args.n_envs), seed, **args.env),
+        lambda n_envs, seed: MAKERS[suite](task, min(n_envs, args.n_envs), seed, **env_kwargs),
         args.videos,
         args.out or Path("outputs") / task,
         args.steps,
