@@ -22,6 +22,7 @@ that one says how much a world model of this size can learn to care for actions 
 import argparse
 import csv
 import json
+import os
 import time
 from copy import deepcopy
 from pathlib import Path
@@ -196,7 +197,9 @@ def pretrain(model: BCVLR, path: Path | None) -> None:
         return
     model.pretrain(progress_bar=True)
     if path is not None:
-        model.save(path)
+        temporary = path.with_name(f".{path.stem}.zip")
+        model.save(temporary)
+        os.replace(temporary, path)
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -283,7 +286,7 @@ def main() -> None:
             model.policy.load_state_dict(ladder.start)
             ladder.policy = model.policy
             curve = LearningCurve()
-            every = args.eval_every // args.n_envs
+            every = -(-args.eval_every // args.n_envs)
             judge = EvalCallback(eval_env, n_eval_episodes=10, eval_freq=every, log_path=str(args.out))  # never, if 0
             model.learn(args.steps, callback=[curve, judge], progress_bar=True)
             write_csv(args.out / f"{task}_curve.csv", [{"step": step, "return": value} for step, value in curve.points])

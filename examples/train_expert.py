@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500_000)
     parser.add_argument("--action-repeat", type=int, default=2, help="as in the videos to be recorded")
     parser.add_argument("--eval-every", type=int, default=10_000)
-    parser.add_argument("--hidden-dim", type=int, default=256, help="of the networks; 1024 learns in fewer steps, on a GPU")
+    parser.add_argument("--hidden-dim", type=int, default=256, help="of the networks")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
