@@ -496,6 +496,8 @@ class BCVLR(VideoImitationAlgorithm):
         """The pi that acts follows the pi that learns."""
         if (average := self.policy.latent_policy_average) is not None:
             polyak_update(self.policy.latent_policy.parameters(), average.parameters(), self.policy_tau)
+            for newest, copy in zip(self.policy.latent_policy.buffers(), average.buffers(), strict=True):
+                copy.copy_(newest)  # such as the statistics of a BatchNorm, which are averages already
 
     def _imitation_loss(self, observations: th.Tensor, labels: th.Tensor) -> th.Tensor:
         return F.mse_loss(self.policy.latent_policy(self._imitation_features(observations)), labels)

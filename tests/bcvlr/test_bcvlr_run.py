@@ -187,6 +187,19 @@ def test_the_average_of_the_latent_policy_follows_each_step_by_policy_tau():
     th.testing.assert_close(policy.latent_policy_average.head.weight, expected.detach())
 
 
+class NormalizedLatentPolicy(th.nn.Sequential):
+    def __init__(self, feature_shape, latent_dim):
+        super().__init__(th.nn.Flatten(), th.nn.BatchNorm1d(math.prod(feature_shape)), th.nn.LazyLinear(latent_dim))
+        self(th.zeros(2, *feature_shape))
+
+
+def test_the_average_has_the_statistics_of_the_latent_policy_that_learns():
+    networks = {"latent_policy_class": NormalizedLatentPolicy, "latent_policy_kwargs": {}}
+    policy = pretrained(policy_tau=0.25, policy_kwargs=networks).policy
+    assert policy.latent_policy[1].num_batches_tracked > 1
+    assert equal(dict(policy.latent_policy[1].named_buffers()), dict(policy.latent_policy_average[1].named_buffers()))
+
+
 @pytest.mark.parametrize("policy_tau", [0, 1.5])
 def test_a_policy_tau_that_averages_nothing_is_refused(policy_tau):
     with pytest.raises(ValueError, match=f"policy_tau is {policy_tau}, expected"):
