@@ -28,6 +28,20 @@ for task in point_mass_easy reacher_easy ball_in_cup_catch cheetah_run_backward 
     learn dmcontrol/$task 0 50000 50000 ''
 done
 
+# Screening with the published networks: what pi clones from true actions, and what p + d read after random steps.
+screen() { # task, further arguments
+    name=${1#*/}
+    python "$here/ladder.py" "$1" --labelled "$videos/$name-labelled" --held-out "$videos/$name-test-labelled" --preset paper --processes \
+        --rungs 0 1 --updates 3000 --n-envs 4 --eval-episodes 20 --out "$out/screen-$name" \
+        --set "{$fast, \"pretrain_encoder_steps\": 5000, \"pretrain_dynamics_steps\": 5000, \"dynamics_pad\": 4, \"random_action_steps\": 4}" "${@:2}"
+}
+for task in point_mass_easy reacher_easy reacher_hard finger_spin ball_in_cup_catch cheetah_run_backward jaco_reach_bottom_left jaco_reach_top_right; do
+    screen dmcontrol/$task
+done
+for task in reach drawer-open faucet-open faucet-close; do
+    screen metaworld/$task --env '{"action_repeat": 5}'
+done
+
 # Published sizes, videos that pi does not know by heart (300k frames and more), and the shift that may stand in for more of them.
 for game in bigfish fruitbot; do
     python "$here/train.py" "procgen/$game" --videos "$videos/$game" --preset paper --set "{$fast}" --out "$out/paper_$game"

@@ -32,7 +32,7 @@ import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from quickstart import EVAL_SEED, LearningCurve, RandomPolicy, evaluate, load_videos
+from quickstart import LearningCurve, RandomPolicy, eval_seed, evaluate, load_videos
 from stable_baselines3.common.callbacks import EvalCallback
 from torch.nn import functional as F
 from tqdm import trange
@@ -235,7 +235,7 @@ def main() -> None:
     suite, task = args.task.split("/")
     env_kwargs = environment_arguments(args)
     env = MAKERS[suite](task, args.n_envs, args.seed, **env_kwargs)
-    eval_env = MAKERS[suite](task, min(args.eval_episodes, args.n_envs), EVAL_SEED + args.seed, **env_kwargs)
+    eval_env = MAKERS[suite](task, min(args.eval_episodes, args.n_envs), eval_seed(args.seed), **env_kwargs)
     # What a rung spends on pi, the full method spends over its rollouts.
     kwargs = model_arguments(args.task, args.preset) | {"pretrain_imitation_steps": 0, **args.set}
     # Nothing may be skipped: actions are found by the number of their frame.

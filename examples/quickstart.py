@@ -26,7 +26,11 @@ from sb3_bcvlr import BCVLR, VideoDataset, hyperparams
 from sb3_bcvlr.common.video_io import read_video, write_video
 
 VIDEOS = Path(__file__).parent / "videos" / "foraging"
-EVAL_SEED = 1_000_000  # levels of the evaluation, apart from those of training and of the videos
+
+
+def eval_seed(seed: int) -> int:
+    """Of the evaluation's environments: their levels are apart from those of training, of the videos and of other seeds."""
+    return 1_000_000 + 1_000 * seed  # SB3 gives environment i the seed + i
 
 
 class RandomPolicy:
@@ -108,7 +112,7 @@ def run(
     with open(videos / "episodes.csv") as file:
         video_return = float(np.mean([float(row["return"]) for row in csv.DictReader(file)]))
     env = make_env(n_envs, seed)
-    eval_env = make_env(min(64, n_eval_episodes), EVAL_SEED + seed)
+    eval_env = make_env(min(64, n_eval_episodes), eval_seed(seed))
     seconds = {}
 
     def timed(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -143,7 +147,7 @@ def run(
     model.save(out / "model.zip")
     (out / "summary.json").write_text(json.dumps({**summary, "seconds_per_stage": seconds, "seed": seed}, indent=2) + "\n")
     plot(curve.points, summary, out)
-    film(model, make_env(1, EVAL_SEED + seed), read_video(min(videos.glob("*.mp4"))), out / "side_by_side.mp4")
+    film(model, make_env(1, eval_seed(seed)), read_video(min(videos.glob("*.mp4"))), out / "side_by_side.mp4")
     print(table(summary, seconds))
     print(f"Written to {out}/: model.zip, summary.json, learning_curve.png, side_by_side.mp4")
     return summary
@@ -215,4 +219,4 @@ if __name__ == "__main__":
     model_kwargs = hyperparams.get("bcvlr", "foraging")
     if args.without_latent_actions:
         model_kwargs["pretrain_dynamics_steps"] = 0
-    run(make_foraging, VIDEOS, args.out, args.steps, n_envs=16, n_eval_episodes=128, seed=args.seed, **model_kwargs)
+    run(make_foraging, VIDEOS, args.out, args.steps, n_envs=16, n_eval_episodes=256, seed=args.seed, **model_kwargs)

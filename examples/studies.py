@@ -26,7 +26,7 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 from ladder import write_csv
-from quickstart import EVAL_SEED, RandomPolicy, evaluate, load_videos
+from quickstart import RandomPolicy, eval_seed, evaluate, load_videos
 from stable_baselines3.common.vec_env import VecEnv
 from train import MAKERS, model_arguments
 
@@ -112,7 +112,7 @@ STUDIES = {"ablations": ablations, "video-amount": video_amount, "offline": offl
 
 def judge(model: BCVLR, task: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     """The model and random play on the same fresh episodes."""
-    env = make_env(task, min(args.n_envs, args.eval_episodes), EVAL_SEED + seed)
+    env = make_env(task, min(args.n_envs, args.eval_episodes), eval_seed(seed))
     random = evaluate(RandomPolicy(env), env, args.eval_episodes)
     result = {**evaluate(model, env, args.eval_episodes), **{f"random_{key}": value for key, value in random.items()}}
     env.close()

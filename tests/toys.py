@@ -37,6 +37,7 @@ TINY_STEPS: dict[str, Any] = dict(
     encoder_batch_size=4,
     dynamics_batch_size=4,
     imitation_batch_size=4,
+    policy_tau=1.0,  # an average would not get far in so few steps
     feature_loss_kwargs=dict(projection_dim=4, hidden_dim=8),
 )
 

@@ -71,7 +71,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param imitation_pad: pixels by which a random shift moves what pi sees while it clones (ours; 0: none)
     :param tau: of the momentum encoder
     :param policy_tau: of the running average of pi's weights that acts, since what the newest are worth changes from step to
-        step (ours; 1: the newest act)
+        step (ours; 1: the newest act, as where pi makes fewer than some 3 / policy_tau steps they should)
     :param target_update_interval: steps of f between two updates of the momentum encoder
     :param world_model_coef: beta, the weight of the latent-action loss online; 0 leaves w out and saves its time
     :param commitment_coef: weight of the quantizer's commitment loss
@@ -143,7 +143,7 @@ class BCVLR(VideoImitationAlgorithm):
         dynamics_pad: int = 0,
         imitation_pad: int = 2,
         tau: float = 0.05,
-        policy_tau: float = 1.0,
+        policy_tau: float = 0.01,
         target_update_interval: int = 2,
         world_model_coef: float = 1.0,
         commitment_coef: float = 0.05,
