@@ -12,12 +12,16 @@ mkdir -p "$out"
 
 fast='"mixed_precision": true, "compile": true'
 
-# DMControl as published; pi sees shifted pictures, which made reacher steadier. Meta-World with larger steps, so that pictures show them.
-learn() { # task, seed, steps of the agent, updates of pi, further hyper-parameters, further arguments
+ladder() { # task, folder, further hyper-parameters, further arguments
     name=${1#*/}
     python "$here/ladder.py" "$1" --labelled "$videos/$name-labelled" --held-out "$videos/$name-test-labelled" --preset paper --processes \
-        --rungs 5 --seed "$2" --steps "$3" --updates "$4" --n-envs 4 --eval-every $(($3 / 10)) --eval-episodes 20 \
-        --out "$out/$name-$2" --set "{$fast, \"pretrain_imitation_steps\": 20001, \"imitation_pad\": 4$5}" "${@:6}"
+        --n-envs 4 --eval-episodes 20 --out "$out/$2" --set "{$fast, $3}" "${@:4}"
+}
+
+# DMControl as published; pi sees shifted pictures, which made reacher steadier. Meta-World with larger steps, so that pictures show them.
+learn() { # task, seed, steps of the agent, updates of pi, further hyper-parameters, further arguments
+    ladder "$1" "${1#*/}-$2" "\"pretrain_imitation_steps\": 20001, \"imitation_pad\": 4$5" \
+        --rungs 5 --seed "$2" --steps "$3" --updates "$4" --eval-every $(($3 / 10)) "${@:6}"
 }
 for seed in 0 1 2; do
     learn dmcontrol/reacher_hard $seed 50000 50000 ''
@@ -30,10 +34,8 @@ done
 
 # Screening with the published networks: what pi clones from true actions, and what p + d read after random steps.
 screen() { # task, further arguments
-    name=${1#*/}
-    python "$here/ladder.py" "$1" --labelled "$videos/$name-labelled" --held-out "$videos/$name-test-labelled" --preset paper --processes \
-        --rungs 0 1 --updates 3000 --n-envs 4 --eval-episodes 20 --out "$out/screen-$name" \
-        --set "{$fast, \"pretrain_encoder_steps\": 5000, \"pretrain_dynamics_steps\": 5000, \"dynamics_pad\": 4, \"random_action_steps\": 4}" "${@:2}"
+    ladder "$1" "screen-${1#*/}" '"pretrain_encoder_steps": 5000, "pretrain_dynamics_steps": 5000, "dynamics_pad": 4, "random_action_steps": 4' \
+        --rungs 0 1 --updates 3000 "${@:2}"
 }
 for task in point_mass_easy reacher_easy reacher_hard finger_spin ball_in_cup_catch cheetah_run_backward jaco_reach_bottom_left jaco_reach_top_right; do
     screen dmcontrol/$task

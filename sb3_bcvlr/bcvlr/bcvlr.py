@@ -71,7 +71,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param imitation_pad: pixels by which a random shift moves what pi sees while it clones (ours; 0: none)
     :param tau: of the momentum encoder
     :param policy_tau: of the running average of pi's weights that acts, since what the newest are worth changes from step to
-        step (ours; 1: the newest act, as where pi makes fewer than some 3 / policy_tau steps they should)
+        step (ours; 1: the newest act, which is better where pi makes fewer than some 3 / policy_tau steps)
     :param target_update_interval: steps of f between two updates of the momentum encoder
     :param world_model_coef: beta, the weight of the latent-action loss online; 0 leaves w out and saves its time
     :param commitment_coef: weight of the quantizer's commitment loss
