@@ -5,9 +5,9 @@ VIDEOS ?= data/$(GAME)
 EXPERTS ?= ../shared/experts
 EPISODES ?= 64
 STEPS ?= 100000
-# PyTorch's own index of CPU builds, asked only where pip's usual sources have none (PyPI's build brings gigabytes of CUDA).
+# For a GPU: TORCH=torch==2.13.0, PyPI's build with gigabytes of CUDA. The index is asked only where pip's usual sources have no CPU build.
+TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH = torch==2.13.0+cpu
 PIP = $(PYTHON) -m pip --disable-pip-version-check --python .venv/bin/python install --quiet
 RUN = .venv/bin/python
 

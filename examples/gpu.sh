@@ -1,14 +1,33 @@
 #!/bin/bash
-# Every figure that docs/benchmarks leaves open for want of a GPU, most wanted first. Each line stands alone: run those there is time for.
+# The figures of docs/benchmarks that wait for a GPU, most wanted first. Each line stands alone: run those there is time for.
 #
 #     bash examples/gpu.sh data outputs/gpu
 #
-# data/bigfish and data/fruitbot: videos with episodes.csv. data/TASK-labelled and data/TASK-test-labelled, for the tasks of
-# continuous control: what record_videos.py writes for --actions; docs/benchmarks/dmcontrol.md has the commands.
+# data/bigfish and data/fruitbot: videos of Procgen, 300k frames or more, with episodes.csv. What continuous control needs is
+# recorded into data where it is missing; experts of finger spin, cheetah and jaco lie in data/experts/TASK/best_model.zip
+# (train_expert.py TASK --out data/experts/TASK).
 set -euo pipefail
 videos=$1 out=$2
 here=$(dirname "$0")
 mkdir -p "$out"
+
+record() { # task, episodes, further arguments: TASK-labelled to learn from, and a tenth as many of TASK-test-labelled
+    name=${1#*/}
+    for part in "$name $2 1" "$name-test $(($2 / 10)) 2"; do
+        read -r folder episodes seed <<< "$part"
+        [ -e "$videos/$folder-labelled" ] || python "$here/record_videos.py" "$1-$([ "${1%%/*}" = metaworld ] && echo v3 || echo v0)" \
+            --out "$videos/$folder" --actions "$videos/$folder-labelled" --episodes "$episodes" --seed "$seed" "${@:3}"
+    done
+}
+for task in reacher_hard reacher_easy point_mass_easy ball_in_cup_catch; do
+    record dmcontrol/$task 2200 --stop-after-success 20
+done
+for task in finger_spin cheetah_run_backward jaco_reach_bottom_left jaco_reach_top_right; do
+    record dmcontrol/$task $([ ${task%%_*} = jaco ] && echo 800 || echo 200) --expert "$videos/experts/$task/best_model.zip" --algo sac
+done
+for task in reach drawer-open faucet-open faucet-close; do
+    record metaworld/$task 1000 --action-repeat 5 --stop-after-success 3
+done
 
 fast='"mixed_precision": true, "compile": true'
 
@@ -44,11 +63,14 @@ for task in reach drawer-open faucet-open faucet-close; do
     screen metaworld/$task --env '{"action_repeat": 5}'
 done
 
-# Published sizes, videos that pi does not know by heart (300k frames and more), and the shift that may stand in for more of them.
-for game in bigfish fruitbot; do
-    python "$here/train.py" "procgen/$game" --videos "$videos/$game" --preset paper --set "{$fast}" --out "$out/paper_$game"
-    python "$here/train.py" "procgen/$game" --videos "$videos/$game" --preset paper --set "{$fast, \"imitation_pad\": 2}" --out "$out/paper_shifted_$game"
-    python "$here/train.py" "procgen/$game" --videos "$videos/$game" --out "$out/default_$game"
+# Published sizes, videos that pi does not know by heart, and the shift that may stand in for more of them.
+for seed in 0 1 2; do
+    for game in bigfish fruitbot; do
+        procgen=(python "$here/train.py" "procgen/$game" --videos "$videos/$game" --seed $seed)
+        "${procgen[@]}" --preset paper --set "{$fast}" --out "$out/paper_$game-$seed"
+        "${procgen[@]}" --preset paper --set "{$fast, \"imitation_pad\": 2}" --out "$out/paper_shifted_$game-$seed"
+        "${procgen[@]}" --out "$out/default_$game-$seed"
+    done
 done
 python "$here/train.py" procgen/bigfish --videos "$videos/bigfish" --preset paper --out "$out/paper_float32_bigfish"
 

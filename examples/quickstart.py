@@ -23,7 +23,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_bcvlr import BCVLR, VideoDataset, hyperparams
-from sb3_bcvlr.common.video_io import read_video, write_video
+from sb3_bcvlr.common.video_io import write_video
 
 VIDEOS = Path(__file__).parent / "videos" / "foraging"
 
@@ -82,12 +82,20 @@ def evaluate(policy: Any, env: VecEnv, n_episodes: int, deterministic: bool = Fa
 def load_videos(
     folders: Path | list[Path], env: VecEnv, seed: int, n_history: int | None = None, on_error: str = "skip"
 ) -> VideoDataset:
-    """The videos, stacked as the observations of ``env`` are; ``n_history`` by default as ``BCVLR`` takes it."""
+    """The videos as ``env`` shows them, in size and in stacks; ``n_history`` by default as ``BCVLR`` takes it."""
     shape = env.observation_space.shape
-    n_stack = 1 if shape[-1] == 3 else shape[0] // 3
+    n_stack, image_size = (1, shape[:2]) if shape[-1] == 3 else (shape[0] // 3, shape[1:])
     if n_history is None:
         n_history = 1 if n_stack > 1 else 2
-    return VideoDataset(folders, n_stack=n_stack, n_history=n_history, on_error=on_error, seed=seed)
+    return VideoDataset(folders, image_size, n_stack=n_stack, n_history=n_history, on_error=on_error, seed=seed)
+
+
+def read_video_return(videos: Path) -> float | None:
+    """Mean of the column ``return`` in ``episodes.csv``; None where nobody wrote that file."""
+    if not (videos / "episodes.csv").exists():
+        return None
+    with open(videos / "episodes.csv") as file:
+        return float(np.mean([float(row["return"]) for row in csv.DictReader(file)]))
 
 
 def run(
@@ -99,18 +107,17 @@ def run(
     n_eval_episodes: int,
     seed: int,
     **model_kwargs: Any,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """
     Pre-train, learn online, evaluate; write model.zip, summary.json, learning_curve.png and .csv, side_by_side.mp4.
 
     :param make_env: called with the number of environments and a seed
-    :param videos: a folder of expert videos with its ``episodes.csv`` (file, length, return)
+    :param videos: a folder of expert videos; what they return is read in its ``episodes.csv`` (file, length, return), if there
     :param n_eval_episodes: fresh episodes of an evaluation, as many in each of at most 64 environments
     :return: what ``summary.json`` holds
     """
     out.mkdir(parents=True, exist_ok=True)
-    with open(videos / "episodes.csv") as file:
-        video_return = float(np.mean([float(row["return"]) for row in csv.DictReader(file)]))
+    video_return = read_video_return(videos)
     env = make_env(n_envs, seed)
     eval_env = make_env(min(64, n_eval_episodes), eval_seed(seed))
     seconds = {}
@@ -122,9 +129,8 @@ def run(
         return result
 
     dataset = timed("decode", load_videos, videos, env, seed, model_kwargs.get("n_history"))
-    print(
-        f"{dataset.n_episodes} videos, {dataset.n_frames} frames {dataset.observation_shape}, mean return {video_return:.2f}"
-    )
+    known = "unknown" if video_return is None else f"{video_return:.2f}"
+    print(f"{dataset.n_episodes} videos, {dataset.n_frames} frames {dataset.observation_shape}, mean return {known}")
     model = BCVLR(env, videos=dataset, seed=seed, **model_kwargs)
     curve = LearningCurve()
     random = timed("random play", evaluate, RandomPolicy(eval_env), eval_env, n_eval_episodes)
@@ -133,7 +139,7 @@ def run(
     policy = timed("evaluate", evaluate, model, eval_env, n_eval_episodes)
     greedy = timed("evaluate greedy", evaluate, model, eval_env, n_eval_episodes, True) if model.policy.is_discrete else policy
 
-    summary = {
+    summary: dict[str, Any] = {
         **{f"{who}_success": of["success"] for who, of in (("random", random), ("policy", policy)) if "success" in of},
         "random_return": random["return"],
         "policy_return": policy["return"],
@@ -147,19 +153,20 @@ def run(
     model.save(out / "model.zip")
     (out / "summary.json").write_text(json.dumps({**summary, "seconds_per_stage": seconds, "seed": seed}, indent=2) + "\n")
     plot(curve.points, summary, out)
-    film(model, make_env(1, eval_seed(seed)), read_video(min(videos.glob("*.mp4"))), out / "side_by_side.mp4")
+    film(model, make_env(1, eval_seed(seed)), dataset, out / "side_by_side.mp4")
     print(table(summary, seconds))
     print(f"Written to {out}/: model.zip, summary.json, learning_curve.png, side_by_side.mp4")
     return summary
 
 
-def table(summary: dict[str, float], seconds: dict[str, float]) -> str:
+def table(summary: dict[str, Any], seconds: dict[str, float]) -> str:
     rows = [
         ("random play", f"{summary['random_return']:8.2f}"),
         ("learned, sampled", f"{summary['policy_return']:8.2f} +- {summary['policy_return_stderr']:.2f}"),
         ("learned, greedy", f"{summary['greedy_return']:8.2f} +- {summary['greedy_return_stderr']:.2f}"),
-        ("the videos", f"{summary['video_return']:8.2f}"),
     ]
+    if summary["video_return"] is not None:
+        rows.append(("the videos", f"{summary['video_return']:8.2f}"))
     rows += [
         (f"{who} success", f"{summary[f'{who}_success']:8.2f}") for who in ("random", "policy") if f"{who}_success" in summary
     ]
@@ -169,13 +176,14 @@ def table(summary: dict[str, float], seconds: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def plot(points: list[tuple[int, float]], summary: dict[str, float], out: Path) -> None:
+def plot(points: list[tuple[int, float]], summary: dict[str, Any], out: Path) -> None:
     """The learning curve as a picture and as numbers."""
     with open(out / "learning_curve.csv", "w", newline="") as file:
         csv.writer(file).writerows([("step", "return"), *points])
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.axhline(summary["video_return"], color="tab:green", linestyle="--", label="videos")
+    if summary["video_return"] is not None:
+        axes.axhline(summary["video_return"], color="tab:green", linestyle="--", label="videos")
     axes.axhline(summary["random_return"], color="tab:gray", linestyle=":", label="random play")
     axes.plot(*zip(*points, strict=True), marker=".", label="training episodes")
     axes.errorbar(
@@ -190,15 +198,15 @@ def plot(points: list[tuple[int, float]], summary: dict[str, float], out: Path) 
     figure.savefig(out / "learning_curve.png", dpi=120)
 
 
-def film(model: BCVLR, env: VecEnv, expert: np.ndarray, path: Path, n_frames: int = 300) -> None:
-    """Expert on the left, the learned policy on the right, each playing a level of its own."""
+def film(model: BCVLR, env: VecEnv, videos: VideoDataset, path: Path, n_frames: int = 300) -> None:
+    """Expert on the left, the learned policy on the right, each playing levels of its own."""
     observations, frames = env.reset(), []
     for _ in range(n_frames):
         frame = observations[0]
         frames.append(frame if frame.shape[-1] == 3 else frame[-3:].transpose(1, 2, 0))
         actions, _ = model.predict(observations)
         observations, *_ = env.step(actions)
-    left = expert[np.arange(n_frames) % len(expert)]
+    left = videos.observations(np.arange(n_frames) % len(videos))[:, -3:].permute(0, 2, 3, 1).cpu().numpy()
     bar = np.full((n_frames, left.shape[1], 2, 3), 255, np.uint8)
     write_video(
         path, np.concatenate((left, bar, np.stack(frames)), axis=2), fps=10, lossless=False, scale=max(1, 256 // left.shape[1])
@@ -212,7 +220,7 @@ def make_foraging(n_envs: int, seed: int, **kwargs: Any) -> VecEnv:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/quickstart"))
-    parser.add_argument("--steps", type=int, default=4_000, help="environment steps")
+    parser.add_argument("--steps", type=int, default=5_000, help="environment steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--without-latent-actions", action="store_true", help="leave the latent-action stage out, to compare")
     args = parser.parse_args()

@@ -28,7 +28,7 @@ import numpy as np
 from ladder import write_csv
 from quickstart import RandomPolicy, eval_seed, evaluate, load_videos
 from stable_baselines3.common.vec_env import VecEnv
-from train import MAKERS, model_arguments
+from train import MAKERS, merged, model_arguments
 
 from sb3_bcvlr import BCVLR
 from sb3_bcvlr.common.video_io import find_videos
@@ -41,12 +41,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "encoder tuned with the dynamics": dict(tune_encoder=["dynamics"]),
     "encoder tuned online": dict(tune_encoder=["online"]),
 }
-
-
-def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """``second`` over ``first``, dictionaries inside likewise."""
-    both = {key: merged(first[key], second[key]) for key in first.keys() & second.keys() if isinstance(second[key], dict)}
-    return {**first, **second, **both}
 
 
 def labelled_episodes(folder: Path, n_transitions: int, n_stack: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -5,9 +5,10 @@ Learn a task of Procgen, DMControl or Meta-World from videos, with the defaults 
     python examples/train.py metaworld/drawer-open --videos data/drawer-open --n-envs 4 --steps 25000
     python examples/train.py procgen/bigfish --videos data/bigfish --preset paper     # for a GPU
 
-The folder of videos holds .mp4 files and ``episodes.csv`` (file, length, return), as ``record_videos.py`` writes them. Where
-it does not exist and ``--experts`` names a folder with a ``record.py`` for Procgen, that records it first. Steps are actions
-of the agent: at action repeat 2, 50,000 of them are the paper's 100,000 frames on DMControl.
+The videos may be of any size. Beside them, ``episodes.csv`` (file, length, return) says what they return, as
+``record_videos.py`` writes it; without it the results stand alone. Where there is no such folder and ``--experts`` names one
+with a ``record.py`` for Procgen, that records it first. Steps are actions of the agent: at action repeat 2, 50,000 of them are
+the paper's 100,000 frames on DMControl.
 """
 
 import argparse
@@ -36,6 +37,12 @@ def model_arguments(task: str, preset: str) -> dict[str, Any]:
     """The paper's hyper-parameters of ``task`` (suite/task), or what lies over the constructor's defaults."""
     suite, _, name = task.partition("/")
     return sb3_bcvlr.hyperparams.get("bcvlr", suite, name) if preset == "paper" or suite == "foraging" else {}
+
+
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """``second`` over ``first``, dictionaries inside likewise."""
+    both = {key: merged(first[key], second[key]) for key in first.keys() & second.keys() if isinstance(second[key], dict)}
+    return {**first, **second, **both}
 
 
 def environment_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -72,6 +79,11 @@ if __name__ == "__main__":
             parser.error(
                 f"there is no folder {args.videos}: record one with record_videos.py, or Procgen with --experts FOLDER"
             )
+        if not (args.experts / "record.py").exists():
+            parser.error(
+                f"there are neither videos in {args.videos} nor {args.experts}/record.py to record some: give a folder of an "
+                "expert's videos (--videos, in make VIDEOS=) or of experts (--experts, EXPERTS=)"
+            )
         record = [sys.executable, args.experts / "record.py", task, "--episodes", args.episodes, "--out", args.videos]
         subprocess.run(list(map(str, record)), check=True)
     env_kwargs = environment_arguments(args)
@@ -83,5 +95,5 @@ if __name__ == "__main__":
         args.n_envs,
         args.eval_episodes,
         args.seed,
-        **{**model_arguments(args.task, args.preset), **args.set},
+        **merged(model_arguments(args.task, args.preset), args.set),
     )

@@ -13,7 +13,10 @@ from sb3_bcvlr.hyperparams import bcvlr
 
 CLASSES = {"bcvlr": (BCVLR, BCVLRPolicy)}
 PRESETS = [
-    (algorithm, suite, task) for algorithm in hyperparams.ALGORITHMS for suite in bcvlr.SUITES for task in (None, *bcvlr.TASKS)
+    (algorithm, suite, task)
+    for algorithm in hyperparams.ALGORITHMS
+    for suite in bcvlr.SUITES
+    for task in (None, *bcvlr.TASKS.get(suite, ()))
 ]
 
 
@@ -51,7 +54,7 @@ def test_a_task_without_anything_of_its_own_has_the_suite():
 
 
 def test_a_task_lies_over_its_suite(monkeypatch):
-    monkeypatch.setitem(bcvlr.TASKS, "maze", {"tau": 0.5})
+    monkeypatch.setitem(bcvlr.TASKS, "procgen", {"maze": {"tau": 0.5}})
     preset = hyperparams.get("bcvlr", "procgen", "maze")
     assert (preset["tau"], preset["batch_size"]) == (0.5, 512)
 
@@ -143,7 +146,7 @@ def test_numbers_of_the_official_dmcontrol_code(name, value):
     assert hyperparams.get("bcvlr", "dmcontrol")[name] == value
 
 
-@pytest.mark.parametrize("task", ["reacher_easy", "reacher_hard", "jaco_reach_bottom_left", "jaco_reach_top_right"])
+@pytest.mark.parametrize("task", ["reacher_easy", "Reacher_Hard", "jaco_reach_bottom_left", "jaco_reach_top_left"])
 def test_reacher_and_jaco_weigh_the_dynamics_more(task):
     preset = hyperparams.get("bcvlr", "dmcontrol", task)
     assert preset["world_model_coef"] == preset["world_model_learning_rate"] == 1e-3

@@ -53,9 +53,9 @@ def test_cloning_true_actions_moves_the_latent_policy_that_acts():
     actions = th.zeros(len(model.videos), 1, dtype=th.int64)
     held_out = VideoDataset(fake_videos(), n_history=2, seed=0)
     climber = ladder.Ladder(model, actions, held_out, th.zeros(len(held_out), 1, dtype=th.int64), np.arange(3))
-    before = [parameter.clone() for parameter in model.policy.acting_latent_policy.parameters()]
+    before = [parameter.clone() for parameter in model.policy.latent_policy_average.parameters()]
     climber.clone_actions(actions, 2)
-    after = model.policy.acting_latent_policy.parameters()
+    after = model.policy.latent_policy_average.parameters()
     assert not any(th.equal(*pair) for pair in zip(before, after, strict=True))
 
 

@@ -74,10 +74,9 @@ def test_every_loss_of_the_paper_preset_is_finite(logged, key):
     assert np.isfinite(logged[0][key])
 
 
-def test_the_paper_preset_learns_and_predicts(logged):
+def test_the_paper_preset_learns(logged):
     _, model = logged
     assert model._n_updates == 1
-    assert model.predict(np.zeros((64, 64, 3), np.uint8))[0] in range(15)
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 
 
@@ -85,8 +84,3 @@ def test_the_paper_preset_leaves_the_statistics_neutral(logged):
     policy = logged[1].policy
     assert not policy.feature_mean.any() and not policy.latent_mean.any()
     assert (policy.feature_std == 1).all() and policy.latent_std == 1
-
-
-def test_the_paper_preset_needs_64_steps_in_each_of_64_environments_before_it_trains():
-    preset = hyperparams.get("bcvlr", "procgen")
-    assert preset["rollout_steps"] // 64 == 64

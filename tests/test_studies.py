@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import fake_videos, tiny_arguments
+from toys import ActionPictureEnv, fake_videos, tiny_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.bcvlr import BCVLRPolicy
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import studies
+import train
 
 
 @pytest.fixture
@@ -43,13 +44,20 @@ def test_labelled_episodes_are_stacked_as_videos_are(chunk):
 
 
 def test_merged_keeps_what_is_inside():
-    assert studies.merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}}) == {"a": {"b": 1, "c": 4}, "d": 3}
+    assert train.merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}}) == {"a": {"b": 1, "c": 4}, "d": 3}
 
 
 @pytest.mark.parametrize("change", studies.ABLATIONS.values())
 def test_every_ablation_is_an_argument(change):
     inspect.signature(BCVLR).bind("env", **change)
     inspect.signature(BCVLRPolicy).bind("observation_space", "action_space", **change.get("policy_kwargs", {}))
+
+
+def test_leaving_the_quantizer_out_leaves_z_its_size():
+    without = train.merged(tiny_arguments(), studies.ABLATIONS["no quantizer"])
+    models = [BCVLR(ActionPictureEnv(), fake_videos(), **arguments) for arguments in (tiny_arguments(), without)]
+    sizes = [model.policy.idm.quantizer.latent_dim for model in models]
+    assert sizes[0] == sizes[1] and models[1].policy.idm.quantizer.bypass
 
 
 def arguments(tmp_path, **overrides) -> argparse.Namespace:

@@ -6,7 +6,6 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from gymnasium.wrappers import FrameStackObservation, TransformObservation
 
 from sb3_bcvlr import BCVLR
 
@@ -140,14 +139,6 @@ def dot_videos(n_episodes: int, seed: int = 0, noise: float = 0.3) -> tuple[list
     return videos, actions, float(np.mean(returns))
 
 
-def stacked(env: gym.Env, n_stack: int) -> gym.Env:
-    """Observations (n_stack * C, H, W): the last frames, an episode's first one repeated before it."""
-    env = FrameStackObservation(env, n_stack, padding_type="reset")
-    n, height, width, channels = env.observation_space.shape
-    space = spaces.Box(0, 255, (n * channels, height, width), np.uint8)
-    return TransformObservation(env, lambda frames: frames.transpose(0, 3, 1, 2).reshape(space.shape), space)
-
-
 def fake_videos(n_episodes: int = 3, n_frames: int = 8) -> list[np.ndarray]:
     """Episodes (n_frames, SIZE, SIZE, 3) of random actions."""
     actions = np.random.default_rng(0).integers(N_ACTIONS, size=(n_episodes, n_frames))
@@ -176,5 +167,5 @@ def equal(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
 
 
 def moved(before: dict[str, th.Tensor], after: dict[str, th.Tensor]) -> set[str]:
-    """The networks, by their first name, of which anything is different."""
-    return {name.split(".")[0] for name in before if not th.equal(before[name], after[name])}
+    """The networks, by their first name, of which anything is different; the average of pi counts as pi."""
+    return {name.split(".")[0].removesuffix("_average") for name in before if not th.equal(before[name], after[name])}

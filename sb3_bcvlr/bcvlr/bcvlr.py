@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim, maybe_transpose
+from stable_baselines3.common.preprocessing import maybe_transpose
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
@@ -18,10 +18,39 @@ from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
 from sb3_bcvlr.common.augmentations import random_shift
 from sb3_bcvlr.common.contrastive import InfoNCE
 from sb3_bcvlr.common.gpu import GraphedStep, to_device
-from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
+from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, checked_names, optimize
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 LOG_STEPS = 100  # gradient steps between two lines of the pre-training log
+POSITIVE = (
+    "n_history",
+    "n_stack",
+    "buffer_size",
+    "random_action_steps",
+    "rollout_steps",
+    "batch_size",
+    "encoder_batch_size",
+    "dynamics_batch_size",
+    "imitation_batch_size",
+    "n_epochs",
+    "target_update_interval",
+)
+NOT_NEGATIVE = (
+    "learning_starts",
+    "pretrain_encoder_steps",
+    "pretrain_dynamics_steps",
+    "quantizer_warmup_steps",
+    "pretrain_imitation_steps",
+    "exploration_noise",
+    "imitation_steps",
+    "dynamics_pad",
+    "imitation_pad",
+    "world_model_coef",
+    "commitment_coef",
+    "idm_learning_rate",
+    "action_decoder_learning_rate",
+    "world_model_learning_rate",
+)
 
 
 class BCVLR(VideoImitationAlgorithm):
@@ -48,11 +77,14 @@ class BCVLR(VideoImitationAlgorithm):
     :param world_model_learning_rate: of w, online; 0 leaves it as pre-trained
     :param n_history: observations before o_t+1 that p sees; w sees them too, pi sees o_t alone. None: 2, and 1 where the
         environment stacks frames
+    :param n_stack: frames in an observation. None: as a ``VideoDataset`` given is stacked, else frames of 3 channels, or of 1
+        if 3 do not divide the observation's; stacks of 3, 6, ... grey frames have to be told
     :param buffer_size: environment steps that the replay buffer holds
     :param learning_starts: environment steps with random actions at the start; training begins when more have been made
-    :param random_action_steps: how long each of them lasts: where pictures lag behind actions, those that change at every step
-        cancel out unseen (ours)
-    :param rollout_steps: environment steps, of all environments together, between two calls of ``train``
+    :param random_action_steps: how long each of the random actions lasts: where pictures lag behind actions, those that change
+        at every step cancel out unseen (ours)
+    :param rollout_steps: environment steps, of all environments together, between two calls of ``train``; rounded up to as
+        many in each environment
     :param train_freq: the same in SB3's way, counted in each environment; overrules ``rollout_steps``
     :param pretrain_encoder_steps: gradient steps of f, offline
     :param pretrain_dynamics_steps: gradient steps of p and w, offline; 0 leaves the latent-action stage out
@@ -60,7 +92,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param pretrain_imitation_steps: gradient steps of pi, offline
     :param exploration_noise: standard deviation of the normal noise on continuous actions, scaled to [-1, 1], in rollouts;
         discrete actions are sampled
-    :param gradient_steps: of p and d after each rollout
+    :param gradient_steps: of p and d after each rollout; 0 only collects, pi learns nothing either
     :param n_epochs: count these instead as passes over all steps in the replay
     :param imitation_steps: gradient steps of pi after each rollout
     :param batch_size: windows of the replay in a step of p and d
@@ -77,8 +109,9 @@ class BCVLR(VideoImitationAlgorithm):
     :param commitment_coef: weight of the quantizer's commitment loss
     :param max_grad_norm: of p and w, offline
     :param tune_encoder: where f goes on learning (ablation): "dynamics", with p and w offline; "online", with p and d
-    :param feature_loss_class: trains f: ``InfoNCE``, ``PrototypeLoss`` or another; called with the encoder, the observation's
-        shape and ``literal``
+    :param feature_loss_class: trains f: ``InfoNCE``, ``PrototypeLoss`` or another module. Made of the encoder, the
+        observation's shape, ``literal`` and ``feature_loss_kwargs``, it turns windows (B, n_history + 1, C, H, W) in
+        [-0.5, 0.5] into the loss; its ``update_target(tau)`` is called every ``target_update_interval`` steps
     :param feature_loss_kwargs: further arguments of it
     :param mixed_precision: train in bfloat16 where that is safe (``torch.autocast``); weights, losses, codes and ``predict``
         stay float32. For GPUs; few CPUs gain
@@ -123,6 +156,7 @@ class BCVLR(VideoImitationAlgorithm):
         action_decoder_learning_rate: float = 1e-3,
         world_model_learning_rate: float = 0.0,
         n_history: int | None = None,
+        n_stack: int | None = None,
         buffer_size: int = 100_000,
         learning_starts: int = 1_000,
         random_action_steps: int = 1,
@@ -168,6 +202,7 @@ class BCVLR(VideoImitationAlgorithm):
             policy=policy,
             learning_rate=learning_rate,
             n_history=n_history,
+            n_stack=n_stack,
             buffer_size=buffer_size,
             learning_starts=learning_starts,
             rollout_steps=rollout_steps,
@@ -215,33 +250,59 @@ class BCVLR(VideoImitationAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    def _own_policy_kwargs(self) -> dict[str, Any]:
-        return {**super()._own_policy_kwargs(), "average_latent_policy": self.policy_tau < 1}
-
     def _setup_model(self) -> None:
-        if not 0 < self.policy_tau <= 1:
-            raise ValueError(f"policy_tau is {self.policy_tau}, expected more than 0 and at most 1: 1 averages nothing.")
+        self._check_arguments()
         super()._setup_model()
         # Faster convolutions (docs/benchmarks/speed.md); torch forgets to annotate this use of `to`.
         self.policy.to(memory_format=th.channels_last)  # type: ignore[call-overload]
-        self.tune_encoder = frozenset(self.tune_encoder)
-        if unknown := self.tune_encoder - {"dynamics", "online"}:
-            raise ValueError(f'tune_encoder: {sorted(unknown)} is not known; choose from "dynamics" and "online".')
         if isinstance(self.action_space, spaces.Box):
-            n_dims = get_action_dim(self.action_space)
-            self.action_noise = NormalActionNoise(np.zeros(n_dims), np.full(n_dims, self.exploration_noise))
+            shape = self.action_space.shape
+            self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
         self._random_action: tuple[np.ndarray, np.ndarray] | None = None  # while it lasts
         # The optimizers of the online stage, which a saved model takes along; those of pretrain() end with it.
-        learning_rates = [
-            (self.policy.idm, self.idm_learning_rate),
-            (self.policy.action_decoder, self.action_decoder_learning_rate),
-            (self.policy.world_model, self.world_model_learning_rate),
-            (self.policy.encoder, self.idm_learning_rate * ("online" in self.tune_encoder)),
-        ]
-        groups = [{"params": network.parameters(), "lr": rate} for network, rate in learning_rates if rate]
+        networks = (self.policy.idm, self.policy.action_decoder, self.policy.world_model, self.policy.encoder)
+        groups = [{"params": network.parameters()} for network in networks]
         self.finetune_optimizer = self._optimizer(th.optim.Adam, groups)
+        self._set_finetune_learning_rates()
         latent_policy_parameters = self.policy.latent_policy.parameters()
         self.latent_policy_optimizer = self._optimizer(th.optim.Adam, latent_policy_parameters, self.lr_schedule(1))
+
+    def _set_finetune_learning_rates(self) -> None:
+        """Of p, d, w and f; those at 0 are frozen, so that the optimizer meets no gradient of theirs."""
+        rates = (
+            self.idm_learning_rate,
+            self.action_decoder_learning_rate,
+            self.world_model_learning_rate,
+            self.idm_learning_rate * ("online" in self.tune_encoder),
+        )
+        for group, rate in zip(self.finetune_optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        """SB3's; learning rates stay this model's, whatever the saved optimizers had."""
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self._set_finetune_learning_rates()
+
+    def _check_arguments(self) -> None:
+        """
+        :raises ValueError: a number is too small, or a name is not known
+        """
+        minima = dict.fromkeys(POSITIVE, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
+        for name, minimum in minima.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise ValueError(f"{name} is {value}, expected at least {minimum}.")
+        if not 0 < self.policy_tau <= 1:
+            raise ValueError(f"policy_tau is {self.policy_tau}, expected more than 0 and at most 1: 1 averages nothing.")
+        quantized = ((self.policy_kwargs or {}).get("quantizer_kwargs") or {}).get("enabled", True)
+        if quantized and 0 < self.pretrain_dynamics_steps <= self.quantizer_warmup_steps:
+            raise ValueError(
+                f"quantizer_warmup_steps is {self.quantizer_warmup_steps}, expected fewer than pretrain_dynamics_steps, "
+                f"{self.pretrain_dynamics_steps}: the quantizer learns in the steps that are left."
+            )
+        self.tune_encoder = checked_names("tune_encoder", self.tune_encoder, {"dynamics", "online"})
+        if "online" in self.tune_encoder and not self.idm_learning_rate:
+            raise ValueError('tune_encoder has "online", where f learns at idm_learning_rate, which is 0: give it one.')
 
     def pretrain(self, progress_bar: bool = False) -> "BCVLR":
         """
@@ -250,16 +311,18 @@ class BCVLR(VideoImitationAlgorithm):
         :param progress_bar: show one for each of them
         :raises ValueError: the model has no videos
         """
-        self._require_videos()
-        self._start_pretraining_log()
+        self._prepare_to_learn()
+        self._start_log("pretrain")
         self.policy.set_training_mode(True)
         self._pretrain_encoder(progress_bar)
         self._pretrain_dynamics(progress_bar)
         optimizer = self._optimizer(th.optim.AdamW, self.policy.latent_policy.parameters(), self.imitation_learning_rate)
-        losses = self._imitate_videos(self.pretrain_imitation_steps, optimizer, progress_bar)
-        for end in range(LOG_STEPS, len(losses) + 1, LOG_STEPS):
-            self.logger.record("pretrain/imitation_loss", th.stack(losses[end - LOG_STEPS : end]).mean().item())
-            self.logger.dump(self.pretrain_encoder_steps + self.pretrain_dynamics_steps + end)
+        n_steps_before = self.pretrain_encoder_steps + self.pretrain_dynamics_steps
+
+        def log(step: int, losses: list[th.Tensor]) -> None:
+            self._log_pretraining("imitation_loss", losses, n_steps_before + step)
+
+        self._imitate_videos(self.pretrain_imitation_steps, optimizer, progress_bar, log)
         self.pretrained = True
         return self
 
@@ -288,9 +351,7 @@ class BCVLR(VideoImitationAlgorithm):
             losses += graphed_update(self.videos.sample(self.encoder_batch_size).frames)
             if (step + 1) % self.target_update_interval == 0:
                 feature_loss.update_target(self.tau)
-            if (step + 1) % LOG_STEPS == 0:
-                self.logger.record("pretrain/encoder_loss", th.stack(losses[-LOG_STEPS:]).mean().item())
-                self.logger.dump(step + 1)
+            self._log_pretraining("encoder_loss", losses, step + 1)
         self.policy.encoder.requires_grad_(False)
         if self.policy.standardize:
             self.policy.fit_feature_statistics(self.videos.sample(self.encoder_batch_size).frames)
@@ -321,7 +382,8 @@ class BCVLR(VideoImitationAlgorithm):
             if (step + 1) % LOG_STEPS == 0:
                 fresh_videos = self.videos.sample(self.dynamics_batch_size)
                 for name, value in self.policy.dynamics_diagnostics(fresh_videos.frames).items():
-                    self.logger.record(f"pretrain/{name}", value)
+                    if not (quantizer.bypass and name in ("code_use", "perplexity")):  # of codes that wait for their turn
+                        self.logger.record(f"pretrain/{name}", value)
                 self.logger.dump(self.pretrain_encoder_steps + step + 1)
         quantizer.bypass = not quantizer.enabled
         self.policy.encoder.requires_grad_(False)
@@ -332,12 +394,10 @@ class BCVLR(VideoImitationAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        if self._n_updates:  # random steps are for an action decoder that knows nothing yet, not for every call of learn()
-            learning_starts = 0
         is_random = self.num_timesteps < learning_starts
         if is_random and self._random_action is not None and self.num_timesteps // n_envs % self.random_action_steps:
             return self._random_action
-        action = super()._sample_action(learning_starts, action_noise, n_envs)
+        action = super()._sample_action(learning_starts, None if is_random else action_noise, n_envs)
         self._random_action = action if is_random else None
         return action
 
@@ -404,13 +464,13 @@ class BCVLR(VideoImitationAlgorithm):
         :param imitation_steps: of pi, in all
         :param n_rounds: p and d, then pi, take turns so many times
         :param progress_bar: show one
-        :raises ValueError: there are no videos, or episodes of other shapes than the environment's
+        :raises ValueError: there are no videos, or episodes of other shapes or actions than the environment's
         """
-        self._require_videos()
+        self._prepare_to_learn()
+        replay_buffer = self._store(transitions)
         if not self.pretrained:
             self.pretrain(progress_bar)
-        replay_buffer = self._store(transitions)
-        self._start_pretraining_log()
+        self._start_log("align")
         for turn in self._pretraining_steps(n_rounds, "alignment", progress_bar):
             share = slice(turn, None, n_rounds)
             self._align(replay_buffer, len(range(gradient_steps)[share]), self.batch_size)
@@ -424,12 +484,19 @@ class BCVLR(VideoImitationAlgorithm):
         assert self.observation_space.shape is not None and self.action_space.shape is not None
         episodes = []
         for number, (observations, actions) in enumerate(transitions):
-            observations = maybe_transpose(np.asarray(observations), self.observation_space)
-            actions = np.asarray(actions).reshape(len(actions), *self.action_space.shape)
+            observations, actions = np.asarray(observations), np.asarray(actions)
+            if observations.ndim == 1 + len(self.observation_space.shape):
+                observations = maybe_transpose(observations, self.observation_space)
             if observations.shape != (len(actions) + 1, *self.observation_space.shape):
                 raise ValueError(
                     f"Episode {number} has observations of shape {observations.shape} and {len(actions)} actions, expected "
                     f"{(len(actions) + 1, *self.observation_space.shape)}: one observation more than actions."
+                )
+            actions = actions.reshape(len(actions), *self.action_space.shape).astype(self.action_space.dtype)
+            if not all(map(self.action_space.contains, actions)):
+                raise ValueError(
+                    f"Episode {number} has actions from {actions.min()} to {actions.max()}, expected those of the "
+                    f"environment: {self.action_space}."
                 )
             if isinstance(self.action_space, spaces.Box):
                 actions = self.policy.scale_action(actions)
@@ -461,15 +528,30 @@ class BCVLR(VideoImitationAlgorithm):
     def _autocast(self) -> th.autocast:
         return th.autocast(self.device.type, th.bfloat16, enabled=self.mixed_precision)
 
+    def _log_pretraining(self, name: str, losses: list[th.Tensor], step: int) -> None:
+        """Mean of the last losses, every ``LOG_STEPS``; ``step`` counts on from stage to stage."""
+        if len(losses) % LOG_STEPS == 0:
+            self._record_mean(f"pretrain/{name}", losses[-LOG_STEPS:])
+            self.logger.dump(step)
+
     def _record_mean(self, name: str, values: list[th.Tensor]) -> None:
         if values:
             self.logger.record(name, th.stack(values).mean().item())
 
-    def _imitate_videos(self, n_steps: int, optimizer: th.optim.Optimizer, progress_bar: bool = False) -> list[th.Tensor]:
+    def _imitate_videos(
+        self,
+        n_steps: int,
+        optimizer: th.optim.Optimizer,
+        progress_bar: bool = False,
+        log: Callable[[int, list[th.Tensor]], None] | None = None,
+    ) -> list[th.Tensor]:
         """
         Clone the latent actions that p reads in the videos (L_bc): ||pi(s_t) - z_t||^2, z as d meets it.
 
         p does not change meanwhile, so each window that will be drawn is labelled once, before.
+
+        :param log: called after each step with their number so far and all losses
+        :return: the loss of each step
         """
         if n_steps == 0:
             return []
@@ -490,14 +572,15 @@ class BCVLR(VideoImitationAlgorithm):
         losses: list[th.Tensor] = []
         for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
             losses += graphed_update(self.videos.observations(indices[step]), labels[positions[step]])
+            if log is not None:
+                log(step + 1, losses)
         return losses
 
     def _average_latent_policy(self) -> None:
         """The pi that acts follows the pi that learns."""
-        if (average := self.policy.latent_policy_average) is not None:
-            polyak_update(self.policy.latent_policy.parameters(), average.parameters(), self.policy_tau)
-            for newest, copy in zip(self.policy.latent_policy.buffers(), average.buffers(), strict=True):
-                copy.copy_(newest)  # such as the statistics of a BatchNorm, which are averages already
+        newest, average = self.policy.latent_policy, self.policy.latent_policy_average
+        polyak_update(newest.parameters(), average.parameters(), self.policy_tau)
+        polyak_update(newest.buffers(), average.buffers(), 1)  # such as a BatchNorm's statistics, which are averages already
 
     def _imitation_loss(self, observations: th.Tensor, labels: th.Tensor) -> th.Tensor:
         return F.mse_loss(self.policy.latent_policy(self._imitation_features(observations)), labels)

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from sb3_bcvlr.common.networks import ActionDecoder, Encoder, InverseDynamicsModel, LatentPolicy, WorldModel
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer, perplexity
 
+QUANTIZER_KWARGS: dict[str, Any] = {"code_dim": 4, "n_latents": 4, "decay": 0.99, "revive_codes": True}
+LATENT_POLICY_KWARGS: dict[str, Any] = {"channels": (48,), "hidden_dim": 256}
+
 
 class BCVLRPolicy(BasePolicy):
     """
@@ -31,16 +34,15 @@ class BCVLRPolicy(BasePolicy):
     :param encoder_final_relu: features of f are not negative
     :param idm_channels: stages of p, each halving the feature map
     :param idm_hidden_dim: features before p's head
-    :param quantizer_kwargs: of ``VectorQuantizer``
+    :param quantizer_kwargs: of ``VectorQuantizer``, over ``QUANTIZER_KWARGS``
     :param world_model_channels: width of w's first block
     :param residual_world_model: w predicts the change since o_t
     :param latent_policy_class: pi; called with the shape of the features and the size of z
-    :param latent_policy_kwargs: further arguments of it
+    :param latent_policy_kwargs: further arguments of it; for ``LatentPolicy``, over ``LATENT_POLICY_KWARGS``
     :param action_decoder_dims: hidden layers of d
     :param standardize: give features and latent actions zero mean and unit variance, by statistics that are
         taken once, when f and when p are pre-trained
     :param frame_differences: p and w see the newest frame and the changes that led to it, instead of the frames
-    :param average_latent_policy: keep a second copy of pi, the one that acts, for ``BCVLR`` to average the weights in
     :param literal: the authors' literal behaviours, see ``BCVLR``
     """
 
@@ -70,7 +72,6 @@ class BCVLRPolicy(BasePolicy):
         action_decoder_dims: Sequence[int] = (192, 128, 64),
         standardize: bool = True,
         frame_differences: bool = True,
-        average_latent_policy: bool = False,
         literal: frozenset[str] = frozenset(),
     ):
         self._sizes = {name: value for name, value in locals().items() if name not in ("self", "lr_schedule", "__class__")}
@@ -85,18 +86,15 @@ class BCVLRPolicy(BasePolicy):
         )
         self.encoder.requires_grad_(False)  # until a stage trains it
         feature_shape = self.encoder.feature_shape
-        if quantizer_kwargs is None:
-            quantizer_kwargs = {"code_dim": 4, "n_latents": 4, "decay": 0.99, "revive_codes": True}
-        quantizer = VectorQuantizer(zero_counts="zero_counts" in literal, **quantizer_kwargs)
+        quantizer = VectorQuantizer(zero_counts="zero_counts" in literal, **QUANTIZER_KWARGS | (quantizer_kwargs or {}))
         latent_dim = quantizer.latent_dim
         self.idm = InverseDynamicsModel(feature_shape, n_history, idm_channels, idm_hidden_dim, quantizer)
         self.world_model = WorldModel(
             feature_shape, n_history, latent_dim, world_model_channels, residual_world_model, "bounded_features" in literal
         )
-        if latent_policy_kwargs is None:
-            latent_policy_kwargs = {"channels": (48,), "hidden_dim": 256} if latent_policy_class is LatentPolicy else {}
-        self.latent_policy = latent_policy_class(feature_shape, latent_dim, **latent_policy_kwargs)
-        self.latent_policy_average = deepcopy(self.latent_policy).requires_grad_(False) if average_latent_policy else None
+        defaults = LATENT_POLICY_KWARGS if latent_policy_class is LatentPolicy else {}
+        self.latent_policy = latent_policy_class(feature_shape, latent_dim, **defaults | (latent_policy_kwargs or {}))
+        self.latent_policy_average = deepcopy(self.latent_policy).requires_grad_(False)  # the pi that acts
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         n_outputs = int(action_space.n) if isinstance(action_space, spaces.Discrete) else get_action_dim(action_space)
         self.action_decoder = ActionDecoder(latent_dim, action_decoder_dims, n_outputs)
@@ -232,17 +230,12 @@ class BCVLRPolicy(BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return self._sizes
 
-    @property
-    def acting_latent_policy(self) -> nn.Module:
-        """pi as it acts: its average, where there is one."""
-        return self.latent_policy if self.latent_policy_average is None else self.latent_policy_average
-
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(observation, deterministic)
 
     def decode(self, observations: th.Tensor) -> th.Tensor:
         """d(pi(f(o))) of (B, C, H, W) uint8: logits (B, n_actions), or actions (B, action_dim) around [-1, 1]."""
-        return self.action_decoder(self.acting_latent_policy(self.encode(observations)))
+        return self.action_decoder(self.latent_policy_average(self.encode(observations)))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """a = d(pi(f(o))). Discrete: sampled from the softmax unless ``deterministic``. Continuous: in [-1, 1], no noise."""

@@ -8,10 +8,12 @@ from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq
 from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.vec_env import VecFrameStack, is_vecenv_wrapped
 from tqdm import tqdm
 
 from sb3_bcvlr.common.video_dataset import VideoDataset
@@ -31,11 +33,14 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
     :param policy: class or alias
     :param n_history: observations before o_t+1 in the windows of videos and replay; None: those of a ``VideoDataset`` given,
         else 1 where the environment stacks frames and 2 where it does not
-    :param rollout_steps: environment steps, of all environments together, between two calls of ``train``
+    :param n_stack: frames in an observation; None: those of a ``VideoDataset`` given, else frames of 3 channels, or of 1
+    :param rollout_steps: environment steps, of all environments together, between two calls of ``train``; rounded up to as
+        many in each environment
     :param train_freq: the same in SB3's way, counted in each environment; overrules ``rollout_steps``
     :param literal: names of the authors' literal behaviours, out of ``literal_choices``
     :param kwargs: go to ``OffPolicyAlgorithm``
-    :raises ValueError: observations are no images, actions neither discrete nor bounded, a name in ``literal`` unknown
+    :raises ValueError: observations are no images, actions neither discrete nor bounded, frames stacked in another way than
+        ``n_stack`` says, a name in ``literal`` unknown
     """
 
     literal_choices: ClassVar[frozenset[str]] = frozenset()
@@ -46,11 +51,20 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         videos: Any,
         policy: Any,
         n_history: int | None,
+        n_stack: int | None,
         rollout_steps: int,
         train_freq: Any,
         literal: Collection[str],
         **kwargs: Any,
     ):
+        if isinstance(env, type) or (isinstance(env, str) and env in self.policy_aliases):
+            raise ValueError(
+                f"The first argument is the policy {env!r}, expected the environment: "
+                f"`{type(self).__name__}(env, videos, policy)`."
+            )
+        env = maybe_make_env(env, verbose=0)
+        if env is not None:
+            _check_spaces(env.observation_space, env.action_space)
         super().__init__(
             policy=policy,
             env=env,
@@ -62,6 +76,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         )
         self.videos = videos
         self.n_history = n_history
+        self.n_stack = n_stack
         self.rollout_steps: int | None = rollout_steps
         self.literal = literal
         self.pretrained = False
@@ -70,24 +85,20 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         if getattr(self, "observation_space", None) is None:
             raise ValueError(f"There is no environment: `{type(self).__name__}(env, ...)`, or `load(path)` for a saved model.")
         _check_spaces(self.observation_space, self.action_space)
-        self.literal = frozenset(self.literal)
-        if unknown := self.literal - self.literal_choices:
-            raise ValueError(f"literal: {sorted(unknown)} is not known; choose from {sorted(self.literal_choices)}.")
+        self.literal = checked_names("literal", self.literal, self.literal_choices)
         if self.train_freq is None or isinstance(self.train_freq, TrainFreq):  # not given, or as a saved model had it
-            self.train_freq = self.train_freq if self.rollout_steps is None else max(1, self.rollout_steps // self.n_envs)
+            self.train_freq = self.train_freq if self.rollout_steps is None else -(-self.rollout_steps // self.n_envs)
         else:
             self.rollout_steps = None
-        n_stack = self._n_stack()
+        self.n_stack = self._find_n_stack()
         if self.n_history is None:
-            self.n_history = self.videos.n_history if isinstance(self.videos, VideoDataset) else 1 if n_stack > 1 else 2
+            self.n_history = self.videos.n_history if isinstance(self.videos, VideoDataset) else 1 if self.n_stack > 1 else 2
         self.replay_buffer_kwargs = {
             "n_history": self.n_history,
-            "n_stack": n_stack,
+            "n_stack": self.n_stack,
             "cross_episodes": "cross_episodes" in self.literal,
             "seed": self.seed,
         }
-        if self.device.type == "cpu":
-            keep_freed_memory()
         users_policy_kwargs = self.policy_kwargs  # `load` compares them with those that a user gives
         self.policy_kwargs = {**users_policy_kwargs, **self._own_policy_kwargs()}
         super()._setup_model()
@@ -98,10 +109,22 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         """Arguments of the policy that follow from the algorithm's own."""
         return {"n_history": self.n_history, "literal": self.literal}
 
-    def _n_stack(self) -> int:
-        """Frames in an observation: as the videos are stacked, else of 3 channels each, or of 1 if 3 do not divide."""
+    def _find_n_stack(self) -> int:
+        """Frames in an observation: as told, as the videos are stacked, else of 3 channels, or of 1 if 3 do not divide."""
+        if self.env is not None and is_vecenv_wrapped(self.env, VecFrameStack):
+            raise ValueError(
+                "The environment is stacked by SB3's VecFrameStack, whose episodes begin with black frames that no video "
+                "shows: stack with sb3_bcvlr.envs.stack_frames(env, n) before it is vectorized."
+            )
         assert self.observation_space.shape is not None
         channels = self.observation_space.shape[0]
+        if self.n_stack is not None:
+            if channels not in (self.n_stack, 3 * self.n_stack):
+                raise ValueError(
+                    f"n_stack is {self.n_stack}, but observations have {channels} channels, expected {3 * self.n_stack}, or "
+                    f"{self.n_stack} where frames are grey."
+                )
+            return self.n_stack
         if isinstance(self.videos, VideoDataset) and channels % self.videos.n_stack == 0:
             return self.videos.n_stack
         return channels if channels % 3 else channels // 3
@@ -110,14 +133,14 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         """Make a dataset of ``videos`` that gives what the environment gives, or check the one that was given."""
         if self.videos is None:
             return
-        assert self.observation_space.shape is not None and self.n_history is not None
+        assert self.observation_space.shape is not None and self.n_history is not None and self.n_stack is not None
         channels, height, width = self.observation_space.shape
         if not isinstance(self.videos, VideoDataset):
             self.videos = VideoDataset(
                 self.videos,
                 image_size=(height, width),
-                grayscale=channels % 3 != 0,
-                n_stack=self._n_stack(),
+                grayscale=channels == self.n_stack,
+                n_stack=self.n_stack,
                 n_history=self.n_history,
                 cross_episodes="cross_episodes" in self.literal,
                 seed=self.seed,
@@ -135,6 +158,8 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                     f"The videos are cut with {name}={getattr(self.videos, name)}, the model expects {name}={value}: "
                     f"pass VideoDataset(..., {name}={value})."
                 )
+        if self.seed is not None:
+            self.videos.seed(self.seed)
         self.videos.to(self.device)
 
     def pretrain(self: SelfVideoImitation, progress_bar: bool = False) -> SelfVideoImitation:
@@ -154,22 +179,46 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         Pre-train on the videos, unless that has been done, then learn online. Called again, it goes on from what it knows.
 
         :param log_interval: episodes between two lines of the log, beside the one after each call of ``train``
-        :raises ValueError: the model has no videos, or no environment
+        :raises ValueError: the model has no videos, or no environment, or this stacks frames as videos are not
         """
         if self.env is None:
             raise ValueError(
                 f"There is no environment to learn in: `{type(self).__name__}.load(path, env=env)` or `set_env(env)`."
             )
-        self._require_videos()
+        self._prepare_to_learn()
         if not self.pretrained:
+            if self.replay_buffer_kwargs["n_stack"] > 1:  # a mistake that should not cost a pre-training
+                self.replay_buffer.check_first_stacks(self.env.reset())  # type: ignore[union-attr]
             self.pretrain(progress_bar=progress_bar)
         tb_log_name = tb_log_name or type(self).__name__
-        # SB3's annotation forgets None, which its loop understands.
-        return super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar  # type: ignore[arg-type]
-        )
+        learning_starts = self.learning_starts
+        if self._n_updates:  # random steps are for a model that knows nothing yet, not for every call
+            self.learning_starts = 0
+        try:
+            # SB3's annotation forgets None, which its loop understands.
+            return super().learn(
+                total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar  # type: ignore[arg-type]
+            )
+        finally:
+            self.learning_starts = learning_starts
 
-    def _require_videos(self) -> None:
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """
+        SB3's.
+
+        :raises ValueError: the file's buffer is of other environments or windows than this model's
+        """
+        own, self.replay_buffer = self.replay_buffer, None
+        super().load_replay_buffer(path, truncate_last_traj)
+        for name in ("n_envs", "n_history", "n_stack", "obs_shape"):
+            expected, value = (getattr(buffer, name, None) for buffer in (own, self.replay_buffer))
+            if value != expected:
+                self.replay_buffer = own
+                raise ValueError(f"{path} holds a replay buffer with {name}={value}, the model expects {name}={expected}.")
+
+    def _prepare_to_learn(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.videos is None:
             name = type(self).__name__
             raise ValueError(
@@ -183,14 +232,24 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             range(n_steps), desc=f"{stage:>14}", unit="step", disable=not progress_bar, dynamic_ncols=True, mininterval=1
         )
 
-    def _start_pretraining_log(self) -> None:
-        """A run of its own, since its axis is gradient steps and not environment steps."""
+    def _start_log(self, stage: str) -> None:
+        """A run of its own, since its axis is not environment steps."""
         if not self._custom_logger:
-            name = f"{type(self).__name__}_pretrain"
+            name = f"{type(self).__name__}_{stage}"
             self._logger = configure_logger(self.verbose, self.tensorboard_log, name, reset_num_timesteps=True)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "videos"]
+
+
+def checked_names(argument: str, names: Collection[str], choices: Collection[str]) -> frozenset[str]:
+    """
+    :raises ValueError: a name is not one of ``choices``, or a string stands where a collection of them should
+    """
+    unknown = {names} if isinstance(names, str) else set(names) - set(choices)
+    if unknown:
+        raise ValueError(f"{argument}: {sorted(unknown)} is not known; choose from {sorted(choices)}, in a list.")
+    return frozenset(names)
 
 
 def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -202,6 +261,11 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
     if not isinstance(action_space, spaces.Discrete | spaces.Box):
         raise ValueError(
             f"The environment acts in {action_space}, expected Discrete or a bounded Box: wrap other actions into one."
+        )
+    if isinstance(action_space, spaces.Box) and not action_space.is_bounded():
+        raise ValueError(
+            f"The environment acts in {action_space}, expected finite bounds: gymnasium.wrappers.ClipAction and "
+            "RescaleAction give it some."
         )
     if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
         raise ValueError(f"The environment acts in {action_space}, expected actions from 0 on: shift them in a wrapper.")

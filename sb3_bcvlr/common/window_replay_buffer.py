@@ -70,6 +70,14 @@ class WindowReplayBuffer(ReplayBuffer):
         self._windows: np.ndarray | None = None  # flat indices of legal windows, found at the first sample after an add
         self._rng = np.random.default_rng(seed)
 
+    def reset(self) -> None:
+        """Forget all steps."""
+        super().reset()
+        self.ends[:] = True
+        self._n_fresh = self.buffer_size
+        self._next_observations = None
+        self._windows = None
+
     def add(
         self,
         obs: np.ndarray,
@@ -104,7 +112,8 @@ class WindowReplayBuffer(ReplayBuffer):
         if len(self._windows) == 0:
             raise ValueError(
                 f"The replay buffer holds {self.size()} steps of each environment and not one window of {self.n_history + 1} "
-                "frames of one episode: collect more steps before training (`learning_starts`, `train_freq`)."
+                "frames of one episode: collect more steps before training (`learning_starts`, `train_freq`). Episodes of a "
+                "single step give none."
             )
         ages, envs = np.divmod(self._rng.choice(self._windows, batch_size), self.n_envs)
         steps = np.arange(1 - self.n_history, 2)[:, None] + np.arange(1 - self.n_stack, 1)  # of o_t-n_history+1 to o_t+1
@@ -132,14 +141,24 @@ class WindowReplayBuffer(ReplayBuffer):
 
     def _check_stacks(self, obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray) -> None:
         """The policy has to meet the stacks that are cut here: of older frames, or of an episode's first frame repeated."""
-        older, newer = obs[:, : -self.n_channels], obs[:, self.n_channels :]
-        begins = self.ends[self.pos - 1]
-        if (older[begins] != newer[begins]).any() or (next_obs[~done, : -self.n_channels] != newer[~done]).any():
-            raise ValueError(
-                f"Observations of {obs.shape[1]} channels were taken for stacks of {self.n_stack} frames, oldest first, at an "
-                "episode's start with its first frame repeated, but these are others. Stack with gymnasium.wrappers."
-                'FrameStackObservation(env, n, padding_type="reset"); SB3\'s VecFrameStack begins with black frames.'
-            )
+        self.check_first_stacks(obs[self.ends[self.pos - 1]])
+        if (next_obs[~done, : -self.n_channels] != obs[~done, self.n_channels :]).any():
+            raise self._wrong_stacks()
+
+    def check_first_stacks(self, observations: np.ndarray) -> None:
+        """
+        :param observations: with which episodes begin
+        :raises ValueError: they are not their first frame repeated
+        """
+        if (observations[:, : -self.n_channels] != observations[:, self.n_channels :]).any():
+            raise self._wrong_stacks()
+
+    def _wrong_stacks(self) -> ValueError:
+        return ValueError(
+            f"Observations of {self.obs_shape[0]} channels were taken for stacks of {self.n_stack} frames, oldest first, at "
+            "an episode's start with its first frame repeated, but these are others. Stack with sb3_bcvlr.envs.stack_frames"
+            "(env, n). RGB pictures with an alpha channel: leave that out."
+        )
 
     @property
     def _oldest(self) -> int:

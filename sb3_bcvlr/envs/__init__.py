@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ForagingEnv", "dmcontrol_env", "make_dmcontrol", "make_metaworld", "make_procgen", "metaworld_env"]
+__all__ = ["ForagingEnv", "dmcontrol_env", "make_dmcontrol", "make_metaworld", "make_procgen", "metaworld_env", "stack_frames"]
 
 _HOMES = {
     "ForagingEnv": "foraging",
@@ -12,6 +12,7 @@ _HOMES = {
     "make_metaworld": "metaworld",
     "make_procgen": "procgen",
     "metaworld_env": "metaworld",
+    "stack_frames": "frame_stack",
 }
 
 

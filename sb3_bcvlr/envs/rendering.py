@@ -20,7 +20,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import FrameStackObservation, RescaleAction, ReshapeObservation
+from gymnasium.wrappers import RescaleAction
+
+from sb3_bcvlr.envs.frame_stack import stack_frames
 
 # The shared library that each back end needs, and the packages of Debian and Ubuntu that bring it.
 BACKENDS = {
@@ -236,4 +238,4 @@ def pixels(
     env.action_space = spaces.Box(-1, 1, env.action_space.shape, np.float32)  # DeepMind Control's is float64
     env = PixelObservation(env, simulation, camera, image_size, fast)
     env.metadata = metadata
-    return ReshapeObservation(FrameStackObservation(env, n_stack), (3 * n_stack, image_size, image_size))
+    return stack_frames(env, n_stack)

@@ -18,4 +18,5 @@ def get(algorithm: str, suite: str, task: str | None = None) -> dict[str, Any]:
     module = import_module(f"sb3_bcvlr.hyperparams.{algorithm.lower()}")
     if suite.lower() not in module.SUITES:
         raise ValueError(f"No hyper-parameters for suite {suite!r}; choose from {sorted(module.SUITES)}.")
-    return deepcopy({**module.SUITES[suite.lower()], **module.TASKS.get(task, {})})
+    of_task = module.TASKS.get(suite.lower(), {}).get((task or "").lower(), {})
+    return deepcopy({**module.SUITES[suite.lower()], **of_task})

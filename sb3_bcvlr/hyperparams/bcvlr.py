@@ -128,6 +128,9 @@ SUITES: dict[str, dict[str, Any]] = {
     "metaworld": METAWORLD,
     "foraging": FORAGING,
 }
-TASKS: dict[str | None, dict[str, Any]] = {  # what a single task changes
-    task: STRONGER_DYNAMICS for task in ("reacher_easy", "reacher_hard", "jaco_reach_bottom_left", "jaco_reach_top_right")
+TASKS: dict[str, dict[str, dict[str, Any]]] = {  # what a single task of a suite changes
+    "dmcontrol": dict.fromkeys(
+        ("reacher_easy", "reacher_hard", *(f"jaco_reach_{y}_{x}" for y in ("bottom", "top") for x in ("left", "right"))),
+        STRONGER_DYNAMICS,
+    )
 }

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, ReshapeObservation
 from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
-from toys import SIZE, ActionPictureEnv, equal, fake_videos, moved, snapshot, stacked, tiny_arguments, tiny_model
+from toys import SIZE, ActionPictureEnv, equal, fake_videos, moved, snapshot, tiny_arguments, tiny_model
 
 from sb3_bcvlr import BCVLR, VideoDataset
+from sb3_bcvlr.bcvlr import BCVLRPolicy
 from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
 from sb3_bcvlr.common.contrastive import InfoNCE
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
 from sb3_bcvlr.common.video_io import write_video
-from sb3_bcvlr.envs import ForagingEnv
+from sb3_bcvlr.envs import ForagingEnv, stack_frames
 
 NO_STATISTICS = {"standardize": False}
 
@@ -448,7 +450,7 @@ def test_the_history_follows_the_videos_that_are_given():
 
 
 def test_stacked_frames_need_no_further_history():
-    assert tiny_model(stacked(ActionPictureEnv(), 2)).n_history == 1 and tiny_model().n_history == 2
+    assert tiny_model(stack_frames(ActionPictureEnv(), 2)).n_history == 1 and tiny_model().n_history == 2
 
 
 @pytest.mark.parametrize("method", [lambda model: model.learn(10), lambda model: model.pretrain()])
@@ -513,6 +515,14 @@ def test_a_second_learn_makes_no_random_steps(monkeypatch):
     assert not samples
 
 
+def test_a_second_learn_trains_after_its_first_rollout():
+    model = tiny_model(learning_starts=25).learn(40)
+    n_updates = model._n_updates
+    model.learn(20)
+    assert model._n_updates == n_updates + 2 * 2
+    assert model.learning_starts == 25
+
+
 def test_a_second_learn_still_makes_random_steps_if_the_first_never_trained(monkeypatch):
     model = tiny_model(learning_starts=15)
     model.pretrained = True
@@ -528,7 +538,7 @@ def test_a_second_learn_still_makes_random_steps_if_the_first_never_trained(monk
         (1, dict(rollout_steps=10, learning_starts=9), 30, [10, 20, 30]),
         (1, dict(rollout_steps=10, learning_starts=10), 30, [20, 30]),  # more than learning_starts
         (2, dict(rollout_steps=10, learning_starts=9), 30, [10, 20, 30]),
-        (4, dict(rollout_steps=10, learning_starts=9), 24, [16, 24]),  # two steps in each
+        (4, dict(rollout_steps=10, learning_starts=9), 24, [12, 24]),  # three steps in each
         (4, dict(rollout_steps=2, learning_starts=9), 16, [12, 16]),  # at least one in each
         (2, dict(train_freq=5, learning_starts=9), 30, [10, 20, 30]),  # overrules the 10 rollout_steps of the toy
         (1, dict(train_freq=(3, "step"), learning_starts=0), 9, [3, 6, 9]),
@@ -605,13 +615,13 @@ def test_videos_are_made_gray_and_stacked_as_the_environment(channels, n_stack):
 
 
 def test_stacked_frames_learn():
-    assert all_finite(tiny_model(stacked(ActionPictureEnv(), 2)).learn(20))
+    assert all_finite(tiny_model(stack_frames(ActionPictureEnv(), 2)).learn(20))
 
 
 def test_frames_stacked_in_another_way_than_the_videos_are_refused():
     env = VecFrameStack(DummyVecEnv([ActionPictureEnv] * 2), n_stack=2)
-    with pytest.raises(ValueError, match="VecFrameStack begins with black frames"):
-        tiny_model(env).learn(20)
+    with pytest.raises(ValueError, match=r"begin with black frames.*stack_frames"):
+        tiny_model(env)
 
 
 @pytest.mark.parametrize("n_history", [1, 3])
@@ -769,11 +779,99 @@ def test_a_schedule_of_the_learning_rate_is_followed():
 def test_each_network_has_its_learning_rate_online():
     model = tiny_model(learning_rate=0.1, idm_learning_rate=0.2, action_decoder_learning_rate=0.3).learn(10)
     assert [group["lr"] for group in model.latent_policy_optimizer.param_groups] == [0.1]
-    assert [group["lr"] for group in model.finetune_optimizer.param_groups] == [0.2, 0.3]
+    assert [group["lr"] for group in model.finetune_optimizer.param_groups] == [0.2, 0.3, 0, 0]  # w and f are frozen
 
 
 def test_n_updates_counts_gradient_steps():
     assert tiny_model().learn(30)._n_updates == 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 0),
+        ("imitation_batch_size", 0),
+        ("random_action_steps", 0),
+        ("target_update_interval", 0),
+        ("n_history", 0),
+        ("n_epochs", 0),
+        ("learning_starts", -1),
+        ("pretrain_encoder_steps", -1),
+        ("imitation_pad", -1),
+        ("exploration_noise", -0.5),
+        ("world_model_coef", -1),
+        ("policy_tau", 0),
+    ],
+)
+def test_numbers_that_are_too_small_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}, expected"):
+        tiny_model(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["literal", "tune_encoder"])
+def test_a_string_in_place_of_a_list_is_refused(name):
+    with pytest.raises(ValueError, match=rf"{name}: \['online'\] is not known; choose from \[.*\], in a list"):
+        tiny_model(**{name: "online"})
+
+
+def test_an_encoder_that_is_to_learn_online_needs_a_learning_rate():
+    with pytest.raises(ValueError, match="idm_learning_rate, which is 0"):
+        tiny_model(tune_encoder=["online"], idm_learning_rate=0)
+
+
+def test_a_warm_up_that_leaves_the_quantizer_no_step_is_refused():
+    with pytest.raises(ValueError, match="expected fewer than pretrain_dynamics_steps, 5"):
+        tiny_model(pretrain_dynamics_steps=5, quantizer_warmup_steps=5)
+
+
+@pytest.mark.parametrize(
+    "change", [{"pretrain_dynamics_steps": 0}, {"policy_kwargs": {"quantizer_kwargs": {"enabled": False}}}]
+)
+def test_a_warm_up_of_any_length_is_taken_where_no_quantizer_learns(change):
+    assert tiny_model(**{"quantizer_warmup_steps": 50, **change}).quantizer_warmup_steps == 50
+
+
+@pytest.mark.parametrize("first", ["CnnPolicy", BCVLRPolicy])
+def test_a_policy_in_the_place_of_the_environment_is_refused(first):
+    with pytest.raises(ValueError, match=r"expected the environment: `BCVLR\(env, videos, policy\)`"):
+        BCVLR(first, ActionPictureEnv(), fake_videos())
+
+
+def test_a_dict_of_observations_is_refused():
+    env = ActionPictureEnv()
+    env.observation_space = spaces.Dict({"picture": env.observation_space})
+    with pytest.raises(ValueError, match="expected images"):
+        BCVLR(env, fake_videos())
+
+
+def test_actions_without_bounds_are_refused():
+    env = ActionPictureEnv()
+    env.action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    with pytest.raises(ValueError, match="expected finite bounds"):
+        BCVLR(env, fake_videos())
+
+
+def test_the_seed_reaches_a_dataset_that_has_none():
+    runs = [snapshot(tiny_model(videos=VideoDataset(fake_videos(), n_history=2), seed=3).pretrain()) for _ in range(2)]
+    assert equal(*runs)
+
+
+def test_a_stack_of_three_grey_frames_is_told():
+    model = tiny_model(stack_frames(GrayscaleObservation(ActionPictureEnv()), 3), n_stack=3)
+    assert (model.videos.n_stack, model.n_history, model.videos.observation_shape) == (3, 1, (3, 16, 16))
+    assert all_finite(model.learn(20))
+
+
+def test_an_n_stack_that_the_channels_deny_is_refused():
+    with pytest.raises(ValueError, match="n_stack is 2, but observations have 3 channels, expected 6, or 2"):
+        tiny_model(n_stack=2)
+
+
+def test_frames_that_are_no_stack_are_refused_before_a_pretraining(monkeypatch):
+    monkeypatch.setattr(BCVLR, "pretrain", None)
+    env = FrameStackObservation(ActionPictureEnv(channels_first=True), 2, padding_type="zero")
+    with pytest.raises(ValueError, match="were taken for stacks of 2 frames"):
+        tiny_model(ReshapeObservation(env, (6, 16, 16))).learn(20)
 
 
 def test_actions_that_do_not_start_at_zero_are_refused(tiny_model):
@@ -789,7 +887,7 @@ def test_a_dataset_that_crosses_episodes_unasked_is_refused(tiny_model):
         tiny_model(videos=videos)
 
 
-@pytest.mark.parametrize(("warmup_steps", "quantized_steps"), [(0, 5), (3, 2), (9, 0)])
+@pytest.mark.parametrize(("warmup_steps", "quantized_steps"), [(0, 5), (3, 2), (4, 1)])
 def test_latent_actions_stay_continuous_while_the_quantizer_warms_up(warmup_steps, quantized_steps):
     model, updates = tiny_model(pretrain_dynamics_steps=5, quantizer_warmup_steps=warmup_steps), []
     follow = model.policy.idm.quantizer._follow

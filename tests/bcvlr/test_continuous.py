@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+from gymnasium.wrappers import TransformAction
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from toys import DotEnv, dot_videos, equal, moved, snapshot, stacked, tiny_model
+from toys import DotEnv, dot_videos, equal, moved, snapshot, tiny_model
 
 from sb3_bcvlr import BCVLR
 from sb3_bcvlr.common.contrastive import InfoNCE, PrototypeLoss
 from sb3_bcvlr.common.networks import DrQLatentPolicy
+from sb3_bcvlr.envs import stack_frames
 
 VIDEOS, ACTIONS, _ = dot_videos(4)
 PICTURES = np.concatenate(VIDEOS)
@@ -49,6 +52,20 @@ def test_random_actions_last_as_long_as_asked(random_action_steps, n_actions):
     changes = np.flatnonzero((actions[1:] != actions[:-1]).any(1)) + 1
     assert changes.tolist() == list(range(random_action_steps, 12, random_action_steps))
     assert len(np.unique(actions, axis=0)) == n_actions
+
+
+def test_random_actions_have_no_noise():
+    actions = dot_model(learning_starts=300, exploration_noise=0.5).learn(300).replay_buffer.actions[:300, 0]
+    assert (np.abs(actions) == 1).mean() < 0.01  # noise of 0.5 on uniform actions clips a fifth of them
+    assert actions.min() < -0.9 and actions.max() > 0.9
+
+
+def test_actions_of_several_axes_learn():
+    env = DotEnv()
+    env.action_space = spaces.Box(-2.0, 2.0, (1, 2), np.float32)
+    env = TransformAction(env, lambda action: action.reshape(2), env.action_space)
+    model = dot_model(env).learn(30)
+    assert model._n_updates and model.predict(env.reset()[0])[0].shape == (1, 2)
 
 
 def test_random_actions_that_last_differ_between_environments():
@@ -105,7 +122,7 @@ def test_a_loaded_model_predicts_the_same_and_goes_on(tmp_path):
 
 
 def test_stacked_frames_learn_with_a_third_of_the_memory():
-    model = dot_model(stacked(DotEnv(), 3)).learn(30)
+    model = dot_model(stack_frames(DotEnv(), 3)).learn(30)
     assert model.videos.n_stack == model.replay_buffer.n_stack == 3
     assert model.replay_buffer.sample(5).frames.shape == (5, 2, 9, 32, 32)
     assert model.replay_buffer.frames.shape[2:] == (3, 32, 32)
@@ -114,7 +131,7 @@ def test_stacked_frames_learn_with_a_third_of_the_memory():
 @pytest.mark.parametrize("feature_loss_class", [InfoNCE, PrototypeLoss])
 @pytest.mark.parametrize("n_stack", [1, 2])
 def test_either_feature_loss_serves_continuous_actions(feature_loss_class, n_stack):
-    env = stacked(DotEnv(), n_stack) if n_stack > 1 else DotEnv()
+    env = stack_frames(DotEnv(), n_stack) if n_stack > 1 else DotEnv()
     before = snapshot(model := dot_model(env, feature_loss_class=feature_loss_class))
     model.pretrain()
     assert "encoder" in moved(before, snapshot(model))
@@ -224,6 +241,23 @@ def test_align_takes_discrete_actions():
 def test_align_refuses_as_many_actions_as_observations():
     with pytest.raises(ValueError, match="one observation more than actions"):
         dot_model().align([(VIDEOS[0], VIDEOS[0][:, 0, 0, :2])])
+
+
+@pytest.mark.parametrize("actions", [np.full((3, 2), 2.5), np.full((3, 2), np.nan)])
+def test_align_refuses_actions_that_the_environment_does_not_take(actions):
+    with pytest.raises(ValueError, match="Episode 0 has actions from"):
+        dot_model().align([(VIDEOS[0][:4], actions)])
+
+
+def test_align_refuses_discrete_actions_that_are_too_many():
+    frames = np.zeros((4, 16, 16, 3), np.uint8)
+    with pytest.raises(ValueError, match="from 0 to 3, expected those of the environment: Discrete"):
+        tiny_model().align([(frames, np.array([0, 1, 3]))])
+
+
+def test_align_refuses_observations_of_another_kind():
+    with pytest.raises(ValueError, match="one observation more than actions"):
+        dot_model().align([(VIDEOS[0][0], np.zeros((3, 2)))])
 
 
 def test_align_refuses_nothing():

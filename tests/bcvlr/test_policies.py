@@ -245,7 +245,7 @@ def test_bounded_features_bound_the_world_model():
 
 @pytest.mark.parametrize(("literal", "expected"), [((), 1.0), (("zero_counts",), 0.0)])
 def test_zero_counts_start_the_quantizer_as_the_authors_do(literal, expected):
-    policy = make_policy(literal=frozenset(literal), quantizer_kwargs=dict(codebook_size=4))
+    policy = make_policy(literal=frozenset(literal), quantizer_kwargs=dict(codebook_size=4, revive_codes=False))
     assert (policy.idm.quantizer.counts == expected).all()
 
 
@@ -255,8 +255,14 @@ def test_without_arguments_the_quantizer_revives_its_codes():
     assert quantizer.latent_dim == 2 * 4 * 4
 
 
-def test_quantizer_kwargs_replace_the_defaults_altogether():
-    assert make_policy(quantizer_kwargs={}).idm.quantizer.latent_dim == 128
+def test_quantizer_kwargs_leave_the_other_defaults_as_they_are():
+    quantizer = make_policy(quantizer_kwargs={"enabled": False}).idm.quantizer
+    assert quantizer.bypass and quantizer.latent_dim == 32 and quantizer.revive_codes
+
+
+def test_latent_policy_kwargs_leave_the_other_defaults_as_they_are():
+    latent_policy = make_policy(latent_policy_kwargs={"hidden_dim": 8}).latent_policy
+    assert latent_policy.head.in_features == 8
 
 
 def test_the_default_networks_are_small():
@@ -273,15 +279,10 @@ def test_a_policy_saved_alone_can_be_loaded_alone(kwargs, tmp_path):
     assert policy.predict(observation, deterministic=True)[0] == loaded.predict(observation, deterministic=True)[0]
 
 
-def test_the_latent_policy_that_learns_acts_where_nothing_is_averaged():
+def test_the_average_starts_with_the_same_weights_and_takes_no_gradient():
     policy = make_policy()
-    assert policy.acting_latent_policy is policy.latent_policy
-
-
-def test_the_average_acts_starts_with_the_same_weights_and_takes_no_gradient():
-    policy = make_policy(average_latent_policy=True)
     average = policy.latent_policy_average
-    assert policy.acting_latent_policy is average is not policy.latent_policy
+    assert average is not policy.latent_policy
     assert not any(parameter.requires_grad for parameter in average.parameters())
     features = th.randn(2, *policy.encoder.feature_shape)
     assert th.equal(average(features), policy.latent_policy(features))

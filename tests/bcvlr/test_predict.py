@@ -66,7 +66,7 @@ def test_predict_uses_encoder_latent_policy_and_decoder_only():
     assert model.predict(OBSERVATION, deterministic=True)[0] == expected
 
 
-@pytest.mark.parametrize("network", ["encoder", "latent_policy", "action_decoder"])
+@pytest.mark.parametrize("network", ["encoder", "latent_policy_average", "action_decoder"])
 def test_predict_uses_each_of_them(network):
     model = tiny_model()
     setattr(model.policy, network, Forbidden())
@@ -87,7 +87,7 @@ def test_the_decoder_meets_what_the_latent_policy_that_acts_says(policy_tau):
     policy.action_decoder.register_forward_pre_hook(lambda module, inputs: met.append(inputs[0]))
     observation = th.as_tensor(OBSERVATION.transpose(2, 0, 1).copy())[None]
     policy._predict(observation)
-    assert th.equal(met[0], policy.acting_latent_policy(policy.encode(observation)))
+    assert th.equal(met[0], policy.latent_policy_average(policy.encode(observation)))
 
 
 def test_predict_with_the_observations_of_a_vector(model):

@@ -6,10 +6,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.wrappers import GrayscaleObservation
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import ActionPictureEnv, equal, fake_videos, moved, picture, read, snapshot, tiny_arguments, tiny_model
 
 from sb3_bcvlr import BCVLR, VideoDataset
+from sb3_bcvlr.envs import stack_frames
 
 OBSERVATIONS = np.stack([picture(action, step, 0) for action in range(3) for step in range(10)])
 
@@ -205,6 +207,61 @@ def test_unknown_literal_behaviours_are_refused_on_loading(path):
         BCVLR.load(path, literal=["zero_count"], device="cpu")
 
 
-def test_arguments_may_be_changed_on_loading(path):
-    loaded = BCVLR.load(path, gradient_steps=9, imitation_steps=8, idm_learning_rate=0.5, device="cpu")
-    assert (loaded.gradient_steps, loaded.imitation_steps, loaded.idm_learning_rate) == (9, 8, 0.5)
+def test_numbers_of_steps_may_be_changed_on_loading(path):
+    loaded = BCVLR.load(path, gradient_steps=9, imitation_steps=8, device="cpu")
+    assert (loaded.gradient_steps, loaded.imitation_steps) == (9, 8)
+
+
+def test_learning_rates_may_be_changed_on_loading(path):
+    rates = {"idm_learning_rate": 0.5, "action_decoder_learning_rate": 0.25, "world_model_learning_rate": 0.125}
+    loaded = BCVLR.load(path, **rates, device="cpu")
+    assert [group["lr"] for group in loaded.finetune_optimizer.param_groups] == [0.5, 0.25, 0.125, 0]
+
+
+def test_the_learning_rate_of_the_latent_policy_may_be_changed_on_loading(path):
+    loaded = BCVLR.load(path, env=ActionPictureEnv(), videos=fake_videos(), learning_rate=0.5, device="cpu").learn(10)
+    assert [group["lr"] for group in loaded.latent_policy_optimizer.param_groups] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"idm_learning_rate": 0}, {"action_decoder", "latent_policy"}),
+        ({"world_model_learning_rate": 1e-3}, {"idm", "action_decoder", "latent_policy", "world_model"}),
+        ({"tune_encoder": ["online"]}, {"idm", "action_decoder", "latent_policy", "encoder"}),
+    ],
+)
+def test_one_pretraining_serves_the_ablations(path, change, expected):
+    loaded = BCVLR.load(path, env=ActionPictureEnv(), videos=fake_videos(), device="cpu", **change)
+    before = snapshot(loaded)
+    assert moved(before, snapshot(loaded.learn(10))) == expected
+
+
+@pytest.mark.parametrize(("saved", "changed"), [(1.0, 0.1), (0.1, 1.0)])
+def test_the_average_may_be_asked_for_on_loading(tmp_path, saved, changed):
+    tiny_model(policy_tau=saved).learn(30).save(tmp_path / "model.zip")
+    loaded = BCVLR.load(
+        tmp_path / "model.zip", env=ActionPictureEnv(), videos=fake_videos(), policy_tau=changed, device="cpu"
+    ).learn(10)
+    weights = [each.head.weight for each in (loaded.policy.latent_policy, loaded.policy.latent_policy_average)]
+    assert th.equal(*weights) == (changed == 1)
+
+
+def test_stacks_of_grey_frames_are_known_on_loading(tmp_path):
+    env = stack_frames(GrayscaleObservation(ActionPictureEnv()), 3)
+    tiny_model(env, n_stack=3).learn(10).save(tmp_path / "model.zip")
+    loaded = BCVLR.load(tmp_path / "model.zip", env=env, videos=fake_videos(), device="cpu")
+    assert (loaded.n_stack, loaded.videos.n_stack, loaded.videos.observation_shape) == (3, 3, (3, 16, 16))
+    loaded.learn(10)
+
+
+@pytest.mark.parametrize("change", [{"n_envs": 2}, {"n_history": 1}])
+def test_a_replay_buffer_of_other_environments_or_windows_is_refused(tmp_path, change):
+    first = tiny_model().learn(10)
+    first.save_replay_buffer(tmp_path / "replay.pkl")
+    n_envs = change.pop("n_envs", 1)
+    other = tiny_model(DummyVecEnv([ActionPictureEnv] * n_envs), **change)
+    own = other.replay_buffer
+    with pytest.raises(ValueError, match=r"replay buffer with n_(envs|history)="):
+        other.load_replay_buffer(tmp_path / "replay.pkl")
+    assert other.replay_buffer is own

@@ -232,6 +232,14 @@ def test_new_steps_are_found_after_sampling():
     assert set(windows(buffer)) == {(0, 0, 1), (10, 10, 11)}
 
 
+def test_nothing_is_left_after_a_reset():
+    fill(buffer := make_buffer(), [0, 1, 2, 3])
+    buffer.sample(4)
+    buffer.reset()
+    with pytest.raises(ValueError, match="holds 0 steps"):
+        buffer.sample(4)
+
+
 def test_optimize_memory_usage_is_refused():
     with pytest.raises(ValueError, match="keeps every frame once"):
         make_buffer(optimize_memory_usage=True)
@@ -328,7 +336,7 @@ def test_stacks_whose_beginning_is_overwritten_are_never_drawn():
 
 def test_an_episode_that_begins_with_black_frames_is_refused():
     first = np.concatenate((frame(0), frame(0), frame(7)), axis=1)
-    with pytest.raises(ValueError, match=r"stacks of 3 frames.*padding_type"):
+    with pytest.raises(ValueError, match=r"stacks of 3 frames.*stack_frames"):
         make_stacking_buffer().add(first, first, np.array([0]), np.zeros(1), np.array([True]), [{}])
 
 

@@ -1,0 +1,33 @@
+"""Stacks are what ``VideoDataset`` cuts of the same frames."""
+
+import numpy as np
+import pytest
+from gymnasium.wrappers import GrayscaleObservation
+from toys import N_ACTIONS, ActionPictureEnv
+
+from sb3_bcvlr import VideoDataset
+from sb3_bcvlr.envs import stack_frames
+
+
+def episode(env, n_stack):
+    """An episode (T, n_stack * C, H, W)."""
+    stacked = stack_frames(env, n_stack)
+    stacks = [stacked.reset()[0]]
+    for step in range(5):
+        stacks.append(stacked.step(step % N_ACTIONS)[0])
+    assert all(stacked.observation_space.contains(stack) for stack in stacks)
+    return np.stack(stacks)
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_they_are_those_of_the_videos(channels_first):
+    stacks = episode(ActionPictureEnv(channels_first=channels_first), 3)
+    video = stacks[:, -3:].transpose(0, 2, 3, 1)
+    videos = VideoDataset(np.ascontiguousarray(video), n_history=1, n_stack=3)
+    windows = videos.windows(np.arange(len(videos))).frames
+    assert np.array_equal(windows[:, 0], stacks[:-1]) and np.array_equal(windows[:, 1], stacks[1:])
+    assert len(np.unique(stacks.reshape(len(stacks), -1), axis=0)) > 1
+
+
+def test_grey_frames_without_a_channel_axis():
+    assert episode(GrayscaleObservation(ActionPictureEnv()), 4).shape == (6, 4, 16, 16)

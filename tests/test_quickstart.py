@@ -1,0 +1,45 @@
+"""What `train.py` and `quickstart.py` make of a user's videos, with and without the returns beside them."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toys import tiny_arguments
+
+from sb3_bcvlr.common.video_io import write_video
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import quickstart
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Two episodes, larger than the environment's pictures."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number in range(2):
+        write_video(folder / f"{number}.mkv", np.full((12, 48, 48, 3), 100 * number, np.uint8))
+    return folder
+
+
+def run(videos: Path, out: Path) -> dict:
+    arguments = tiny_arguments()
+    del arguments["seed"]
+    return quickstart.run(quickstart.make_foraging, videos, out, 8, 2, n_eval_episodes=2, seed=0, **arguments)
+
+
+def test_videos_of_another_size_and_without_returns_are_learned_from(videos, tmp_path, capsys):
+    summary = run(videos, tmp_path / "out")
+    assert summary["video_return"] is None
+    assert "mean return unknown" in (shown := capsys.readouterr().out) and "the videos" not in shown
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["video_return"] is None
+    assert {"model.zip", "learning_curve.png", "side_by_side.mp4"} <= {file.name for file in (tmp_path / "out").iterdir()}
+
+
+def test_the_return_of_the_videos_is_read_beside_them(videos):
+    with open(videos / "episodes.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("file", "length", "return"), ("0.mkv", 12, 3.0), ("1.mkv", 12, 5.0)])
+    assert quickstart.read_video_return(videos) == 4.0
