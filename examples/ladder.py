@@ -69,6 +69,7 @@ class Ladder:
         held_out_actions: th.Tensor,
         groups: np.ndarray | None = None,
     ):
+        model._prepare_to_learn()
         self.model, self.held_out = model, held_out.to(model.device)
         self.actions, self.held_out_actions = actions.to(model.device), held_out_actions.to(model.device)
         self.groups = None if groups is None else th.as_tensor(groups, device=model.device)
@@ -294,8 +295,10 @@ def main() -> None:
         ladder.policy.set_training_mode(False)
         row = {"task": task, "rung": rung, **ladder.scores(), **evaluate(ladder.model, eval_env, args.eval_episodes)}
         row |= {"updates": args.updates, "seconds": seconds, "seed": args.seed, **about, **diagnostics}
-        if model.device.type == "cuda":
-            row |= {"device": th.cuda.get_device_name(), "peak_gpu_gib": th.cuda.max_memory_allocated() / 2**30}
+        on_gpu = model.device.type == "cuda"
+        row["device"] = th.cuda.get_device_name() if on_gpu else f"cpu, {th.get_num_threads()} threads"
+        if on_gpu:
+            row["peak_gpu_gib"] = th.cuda.max_memory_allocated() / 2**30
         rows.append({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
         print(json.dumps(rows[-1]), flush=True)
         write_csv(args.out / f"{task}.csv", rows)
