@@ -151,7 +151,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                 f"{self.observation_space.shape} (channels, height, width): match them with "
                 "VideoDataset(..., image_size=, grayscale=, n_stack=)."
             )
-        expected = {"n_history": self.n_history, "cross_episodes": "cross_episodes" in self.literal}
+        expected = {"n_history": self.n_history, "n_stack": self.n_stack, "cross_episodes": "cross_episodes" in self.literal}
         for name, value in expected.items():
             if getattr(self.videos, name) != value:
                 raise ValueError(

@@ -862,6 +862,12 @@ def test_a_stack_of_three_grey_frames_is_told():
     assert all_finite(model.learn(20))
 
 
+def test_a_dataset_of_color_is_refused_where_grey_frames_are_stacked():
+    env = stack_frames(GrayscaleObservation(ActionPictureEnv()), 3)
+    with pytest.raises(ValueError, match="cut with n_stack=1, the model expects n_stack=3"):
+        tiny_model(env, VideoDataset(fake_videos(), n_history=1), n_stack=3)
+
+
 def test_an_n_stack_that_the_channels_deny_is_refused():
     with pytest.raises(ValueError, match="n_stack is 2, but observations have 3 channels, expected 6, or 2"):
         tiny_model(n_stack=2)
