@@ -30,7 +30,7 @@ import numpy as np
 import torch as th
 from ladder import write_csv
 from stable_baselines3.common.logger import Logger
-from train import merged, model_arguments
+from train import model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.envs import make_procgen
@@ -113,7 +113,7 @@ def peak_memory_gib(device: th.device) -> dict[str, float]:
 
 def make_model(args: argparse.Namespace, batch_size: int | None, n_envs: int, n_frames: int) -> BCVLR:
     """A model whose replay holds steps and whose videos are noise in episodes of 100 frames."""
-    kwargs = merged(model_arguments("procgen/bigfish", args.preset), args.set)
+    kwargs = model_arguments("procgen/bigfish", args.preset, args.set)
     if batch_size is not None:
         kwargs |= dict.fromkeys(BATCH_SIZES.values(), batch_size)
     rng = np.random.default_rng(0)
@@ -134,7 +134,7 @@ def make_model(args: argparse.Namespace, batch_size: int | None, n_envs: int, n_
 
 def whole_run(times: dict[str, float], n_envs: int, args: argparse.Namespace) -> float:
     """Seconds of 100,000 environment steps with all updates, from the times of the stages."""
-    model = BCVLR(make_procgen("bigfish", n_envs, 0), **merged(model_arguments("procgen/bigfish", args.preset), args.set))
+    model = BCVLR(make_procgen("bigfish", n_envs, 0), **model_arguments("procgen/bigfish", args.preset, args.set))
     n_cycles = -(-100_000 // (model.train_freq.frequency * n_envs))
     counts = {
         "encoder": model.pretrain_encoder_steps,

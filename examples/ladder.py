@@ -36,7 +36,7 @@ from quickstart import LearningCurve, RandomPolicy, eval_seed, evaluate, load_vi
 from stable_baselines3.common.callbacks import EvalCallback
 from torch.nn import functional as F
 from tqdm import trange
-from train import MAKERS, environment_arguments, merged, model_arguments
+from train import MAKERS, environment_arguments, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.common.video_imitation import optimize
@@ -238,7 +238,7 @@ def main() -> None:
     env = MAKERS[suite](task, args.n_envs, args.seed, **env_kwargs)
     eval_env = MAKERS[suite](task, min(args.eval_episodes, args.n_envs), eval_seed(args.seed), **env_kwargs)
     # What a rung spends on pi, the full method spends over its rollouts.
-    kwargs = merged(model_arguments(args.task, args.preset) | {"pretrain_imitation_steps": 0}, args.set)
+    kwargs = model_arguments(args.task, args.preset, {"pretrain_imitation_steps": 0, **args.set})
     # Nothing may be skipped: actions are found by the number of their frame.
     folders = args.labelled, args.held_out
     videos, held_out = (load_videos(folder, env, args.seed, kwargs.get("n_history"), on_error="raise") for folder in folders)

@@ -141,7 +141,7 @@ def main() -> None:
 
     rows: list[dict[str, Any]] = []
     for seed in args.seeds:
-        kwargs = {**merged(model_arguments(args.tasks[0], args.preset), args.set), "seed": seed}
+        kwargs = {**model_arguments(args.tasks[0], args.preset, args.set), "seed": seed}
         start = time.perf_counter()
         for variant, task, model in STUDIES[args.study](args, seed, kwargs):
             seconds = time.perf_counter() - start

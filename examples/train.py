@@ -33,16 +33,17 @@ MAKERS: dict[str, Callable[..., VecEnv]] = {  # of task, number of environments 
 }
 
 
-def model_arguments(task: str, preset: str) -> dict[str, Any]:
-    """The paper's hyper-parameters of ``task`` (suite/task), or what lies over the constructor's defaults."""
-    suite, _, name = task.partition("/")
-    return sb3_bcvlr.hyperparams.get("bcvlr", suite, name) if preset == "paper" or suite == "foraging" else {}
-
-
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """``second`` over ``first``, dictionaries inside likewise."""
     both = {key: merged(first[key], second[key]) for key in first.keys() & second.keys() if isinstance(second[key], dict)}
     return {**first, **second, **both}
+
+
+def model_arguments(task: str, preset: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` over the paper's hyper-parameters of ``task`` (suite/task), or over the constructor's defaults."""
+    suite, _, name = task.partition("/")
+    base = sb3_bcvlr.hyperparams.get("bcvlr", suite, name) if preset == "paper" or suite == "foraging" else {}
+    return merged(base, changes)
 
 
 def environment_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -95,5 +96,5 @@ if __name__ == "__main__":
         args.n_envs,
         args.eval_episodes,
         args.seed,
-        **merged(model_arguments(args.task, args.preset), args.set),
+        **model_arguments(args.task, args.preset, args.set),
     )
