@@ -9,8 +9,9 @@ Record expert videos: one lossless .mp4 an episode, and ``episodes.csv`` with it
 
 Without --expert the one that belongs to the environment plays: a sampling planner (DMControl: reacher, point_mass,
 ball_in_cup), Meta-World's scripted policies, the foraging world's own. One video frame is one step of the agent: record with
-the action repeat, the image size and the rendering with which the policy is to act. Many short clips teach more than few long
-ones, so end them soon after the goal; what the expert is worth in whole episodes, a few videos without that option tell.
+the action repeat, the image size, the camera and the rendering with which the policy is to act. Many short clips teach more
+than few long ones, so end them soon after the goal; what the expert is worth in whole episodes, a few videos without that
+option tell.
 
 An episode depends on the settings, the seed and its number alone. A run that was stopped goes on where it was, and any number
 of processes writes the same videos. These hold pixels and nothing else; --actions writes LAPO's .npz chunks (``obs``, ``ta``,
@@ -56,6 +57,7 @@ class Settings:
     image_size: int | None = None
     action_repeat: int | None = None
     fast_rendering: bool | None = None
+    camera: str | None = None
 
 
 class Recorder:
@@ -71,7 +73,7 @@ class Recorder:
         self.settings, self.out, self.actions = settings, out, actions
         gym.spec(settings.env)  # an unknown name is told before anything else
         self.expert, n_stack = find_expert(settings.expert, settings.env, settings.algo, settings.sample)
-        names = "image_size", "action_repeat", "fast_rendering"
+        names = "image_size", "action_repeat", "fast_rendering", "camera"
         options = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
         if settings.env.startswith(SUITES):
             options["n_stack"] = n_stack
@@ -163,7 +165,8 @@ def read_table(path: Path, columns: dict[str, str]) -> dict[str, dict[str, Any]]
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        other = [f"{name}={row.get(name)!r}, not {value!r}" for name, value in columns.items() if row.get(name) != value]
+        # A column that an older table lacks was the environment's own choice.
+        other = [f"{n}={row.get(n, '')!r}, not {value!r}" for n, value in columns.items() if row.get(n, "") != value]
         if other:
             raise ValueError(f"{path.parent} was recorded with {'; '.join(other)}. Go on with these or choose another --out.")
     return {row["file"]: row for row in rows}
@@ -261,6 +264,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=positive, help="side of the pictures; default: the environment's")
     parser.add_argument("--action-repeat", type=positive, help="simulated steps of an action; default: the environment's")
     parser.add_argument("--fast-rendering", action=argparse.BooleanOptionalAction, help="default: the environment's")
+    parser.add_argument("--camera", help="name or number, several as close+topview; default: the environment's")
     parser.add_argument("--actions", type=Path, metavar="FOLDER", help="also write .npz chunks with actions here")
     parser.add_argument(
         "--workers", type=positive, default=len(os.sched_getaffinity(0)), help="processes; default: one a core"

@@ -17,7 +17,7 @@ from sb3_bcvlr.envs.rendering import ActionRepeat
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import experts
-from record_videos import Recorder, Settings, goal_reached, main, perturbed, record_all
+from record_videos import Recorder, Settings, goal_reached, main, perturbed, read_table, record_all
 
 FORAGING = gym.make("sb3_bcvlr/Foraging-v0").unwrapped
 
@@ -209,6 +209,18 @@ def test_a_row_tells_how_the_pictures_were_drawn(state_env, tmp_path):
     columns = Recorder(Settings(env="dmcontrol/reacher_hard-v0", action_repeat=4), tmp_path, None).columns
     expected = {"action_repeat": "4", "image_size": "64", "fast_rendering": "True", "camera": "0"}
     assert {name: columns[name] for name in expected} == expected
+
+
+def test_another_camera_can_be_asked_for(state_env, tmp_path):
+    settings = Settings(env="dmcontrol/reacher_hard-v0", camera="1")
+    assert Recorder(settings, tmp_path, None).columns["camera"] == "1"
+
+
+def test_a_table_without_a_column_goes_on_where_nothing_was_asked_for(tmp_path):
+    (tmp_path / "episodes.csv").write_text("file,env\n00000.mp4,a\n")
+    assert read_table(tmp_path / "episodes.csv", {"env": "a", "camera": ""}).keys() == {"00000.mp4"}
+    with pytest.raises(ValueError, match="camera='', not 'top'"):
+        read_table(tmp_path / "episodes.csv", {"env": "a", "camera": "top"})
 
 
 def test_the_goal_is_reached_where_a_step_earns_all_it_can(state_env):

@@ -4,6 +4,7 @@ DeepMind Control as pixels, through Shimmy: single Gymnasium environments and St
 Suite: Tassa et al. 2018, https://arxiv.org/abs/1801.00690.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_bcvlr.envs.registration import DMCONTROL_TASKS
-from sb3_bcvlr.envs.rendering import check_task, pixels, require
+from sb3_bcvlr.envs.rendering import check_task, list_cameras, pixels, require
 
 
 def make_dmcontrol(
@@ -43,12 +44,12 @@ def dmcontrol_env(
     image_size: int = 64,
     n_stack: int = 3,
     action_repeat: int = 2,
-    camera: int | str | None = None,
+    camera: int | str | Sequence[int | str] | None = None,
     fast_rendering: bool = True,
     render_mode: str = "rgb_array",
 ) -> gym.Env:
     """
-    One task: observations (3 * n_stack, image_size, image_size) uint8, oldest picture first, actions float32 in [-1, 1].
+    One task: observations (3 * n_stack, image_size, n_cameras * image_size) uint8, oldest first, actions float32 in [-1, 1].
 
     Rewards of repeated actions are summed. Episodes are truncated after 1000 simulated steps, 500 actions (Jaco: 250, 125).
     ``info["state"]`` holds the suite's own observation, a dict of arrays; ``env.unwrapped.physics`` is the simulation, for
@@ -57,7 +58,7 @@ def dmcontrol_env(
     :param task: "<domain>_<task>", one of ``DMCONTROL_TASKS``: the suite, "cheetah_run_backward" and "jaco_reach_<corner>"
     :param seed: of the first episode and those after it, as ``reset(seed=...)``
     :param action_repeat: simulated steps of each action, none of which but the last is rendered
-    :param camera: number or name; by default the suite's first, for Jaco "front_close"
+    :param camera: number or name; by default the suite's first, for Jaco "front_close". Several stand side by side
     :param fast_rendering: no shadows, no reflections, no antialiasing: several times faster, and another picture
     :param render_mode: "rgb_array", the only one there is
 
@@ -81,7 +82,7 @@ def dmcontrol_env(
     return pixels(
         env,
         lambda: (dm_env.physics.model.ptr, dm_env.physics.data.ptr),
-        default_camera if camera is None else camera,
+        list_cameras(default_camera if camera is None else camera),
         image_size,
         n_stack,
         action_repeat,

@@ -4,6 +4,7 @@ Meta-World's manipulation tasks as pixels: single Gymnasium environments and Sta
 Benchmark: Yu et al. 2019, https://arxiv.org/abs/1910.10897.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_bcvlr.envs.registration import METAWORLD_TASKS
-from sb3_bcvlr.envs.rendering import check_task, pixels, require
+from sb3_bcvlr.envs.rendering import check_task, join_names, list_cameras, pixels, require
 
 # Where "close" puts the camera corner2, in meters: at 64x64 a goal seen from corner2 itself is one or two pixels.
 CLOSE_POSITION = (0.75, 0.075, 0.7)
@@ -58,12 +59,12 @@ def metaworld_env(
     action_repeat: int = 2,
     max_episode_steps: int = 500,
     terminate_on_success: bool = False,
-    camera: int | str = "close",
+    camera: int | str | Sequence[int | str] = "close",
     fast_rendering: bool = True,
     render_mode: str = "rgb_array",
 ) -> gym.Env:
     """
-    One task: observations (3 * n_stack, image_size, image_size) uint8, oldest picture first, actions float32 in [-1, 1].
+    One task: observations (3 * n_stack, image_size, n_cameras * image_size) uint8, oldest first, actions float32 in [-1, 1].
 
     Each episode draws a goal. Rewards of repeated actions are summed. ``info["success"]`` tells whether the task is solved
     now, ``info["is_success"]`` whether it has been at any simulated step of the episode: Stable-Baselines3 logs the latter.
@@ -76,12 +77,13 @@ def metaworld_env(
     :param max_episode_steps: simulated steps after which an episode is truncated
     :param terminate_on_success: end an episode at the first success
     :param camera: "close", or number or name of one of Meta-World's own; pictures of those that hang upside down (corner,
-        corner2, ...) are turned
+        corner2, ...) are turned. Several, as in ["close", "topview"] or "close+topview", stand side by side: no single one
+        shows what moves along its line of sight
     :param fast_rendering: no shadows, no reflections, no antialiasing: several times faster, and another picture
     :param render_mode: "rgb_array", the only one there is
 
     :raises ImportError: metaworld or an OpenGL library is missing
-    :raises ValueError: an unknown task or camera, or a number below 1
+    :raises ValueError: an unknown task or camera, cameras that exclude each other, or a number below 1
     """
     name = _full_name(task)
     if max_episode_steps < 1:
@@ -89,18 +91,21 @@ def metaworld_env(
     sawyer_class = require("metaworld", "metaworld").ALL_V3_ENVIRONMENTS[name]
     sawyer = sawyer_class(render_mode=render_mode)
     sawyer.max_path_length = max_episode_steps
-    if camera == "close":
+    cameras = list_cameras(camera)
+    if "close" in cameras:
+        if {"corner2", sawyer.model.camera("corner2").id} & set(cameras):
+            raise ValueError(f'The cameras are {cameras}, but "close" is corner2, moved: choose one of the two.')
         sawyer.model.cam_pos[sawyer.model.camera("corner2").id] = CLOSE_POSITION
     env = pixels(
         MetaWorldEnv(sawyer, seed, terminate_on_success),
         lambda: (sawyer.model, sawyer.data),
-        "corner2" if camera == "close" else camera,
+        ["corner2" if name == "close" else name for name in cameras],
         image_size,
         n_stack,
         action_repeat,
         fast_rendering,
     )
-    env.get_wrapper_attr("rendering_settings")["camera"] = camera
+    env.get_wrapper_attr("rendering_settings")["camera"] = join_names(cameras)
     return env
 
 

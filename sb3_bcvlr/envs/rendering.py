@@ -99,6 +99,17 @@ def _close_renderers_at_exit() -> None:
     atexit.register(lambda: [renderer.close() for renderer in list(_renderers)])
 
 
+def list_cameras(camera: int | str | Sequence[int | str]) -> list[int | str]:
+    """One camera, several, or their names joined by "+"; digits are numbers."""
+    cameras = camera.split("+") if isinstance(camera, str) else [camera] if isinstance(camera, int) else camera
+    return [int(name) if isinstance(name, str) and name.isdigit() else name for name in cameras]
+
+
+def join_names(cameras: Sequence[int | str]) -> int | str:
+    """What ``list_cameras`` takes apart again."""
+    return cameras[0] if len(cameras) == 1 else "+".join(map(str, cameras))
+
+
 class ActionRepeat(gym.Wrapper):
     """
     Repeat each action and sum the rewards; an episode that ends takes no further action.
@@ -122,13 +133,14 @@ class ActionRepeat(gym.Wrapper):
 
 class PixelObservation(gym.Wrapper):
     """
-    Observations are pictures (3, image_size, image_size) uint8; what the simulator observes goes to ``info["state"]``.
+    Observations are pictures (3, image_size, n_cameras * image_size) uint8; what the simulator observes goes to
+    ``info["state"]``.
 
     A picture costs far more than the physics, and most of it is shadows and antialiasing: ``fast`` leaves them out. What a
     policy sees must look like the videos, so record and act with the same ``rendering_settings``.
 
     :param simulation: gives the running ``(MjModel, MjData)``; some environments replace them at a reset
-    :param camera: number or name
+    :param cameras: number or name of each view; several stand side by side
     :param fast: no shadows, no reflections, no antialiasing
     """
 
@@ -136,26 +148,27 @@ class PixelObservation(gym.Wrapper):
         self,
         env: gym.Env,
         simulation: Callable[[], tuple[Any, Any]],
-        camera: int | str,
+        cameras: Sequence[int | str],
         image_size: int,
         fast: bool,
     ):
         super().__init__(env)
         model, _ = simulation()
         names = [model.camera(i).name for i in range(model.ncam)]
-        if camera not in names and camera not in range(model.ncam):
-            raise ValueError(f"There is no camera {camera!r}; choose a number below {model.ncam} or one of {names}")
-        self.observation_space = spaces.Box(0, 255, (3, image_size, image_size), np.uint8)
+        for camera in cameras:
+            if camera not in names and camera not in range(model.ncam):
+                raise ValueError(f"There is no camera {camera!r}; choose a number below {model.ncam} or one of {names}")
+        self.observation_space = spaces.Box(0, 255, (3, image_size, len(cameras) * image_size), np.uint8)
         self.rendering_settings = {
-            "camera": camera,
+            "camera": join_names(cameras),
             "image_size": image_size,
             "fast_rendering": fast,
             "backend": os.environ.get("MUJOCO_GL", ""),
         }
         self._simulation = simulation
         # Some cameras of Meta-World hang upside down: their up vector, the second column, points down.
-        self._camera = model.camera(camera).id
-        self._upside_down = model.cam_mat0[self._camera].reshape(3, 3)[2, 1] < -1e-6
+        numbers = [model.camera(camera).id for camera in cameras]
+        self._views = [(number, model.cam_mat0[number].reshape(3, 3)[2, 1] < -1e-6) for number in numbers]
         self._renderer: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -173,13 +186,16 @@ class PixelObservation(gym.Wrapper):
         return np.ascontiguousarray(self.render().transpose(2, 0, 1))
 
     def render(self) -> np.ndarray:  # type: ignore[override]
-        """A picture (image_size, image_size, 3) uint8 of the present state."""
+        """A picture (image_size, n_cameras * image_size, 3) uint8 of the present state."""
         model, data = self._simulation()
         if self._renderer is None or self._renderer.model is not model:
             self._start(model)
-        self._renderer.update_scene(data, self._camera)
-        picture = self._renderer.render()
-        return np.rot90(picture, 2) if self._upside_down else picture
+        pictures = []
+        for camera, is_upside_down in self._views:
+            self._renderer.update_scene(data, camera)
+            picture = self._renderer.render()
+            pictures.append(np.rot90(picture, 2) if is_upside_down else picture)
+        return np.concatenate(pictures, axis=1)
 
     def _start(self, model: Any) -> None:
         """
@@ -214,7 +230,7 @@ class PixelObservation(gym.Wrapper):
 def pixels(
     env: gym.Env,
     simulation: Callable[[], tuple[Any, Any]],
-    camera: int | str,
+    cameras: Sequence[int | str],
     image_size: int,
     n_stack: int,
     action_repeat: int,
@@ -223,8 +239,8 @@ def pixels(
     """
     What continuous control looks like to a policy: actions float32 in [-1, 1], each repeated, the last pictures stacked.
 
-    Observations are (3 * n_stack, image_size, image_size) uint8, oldest first; an episode begins with its first picture
-    repeated. Skipped steps are not rendered.
+    Observations are (3 * n_stack, image_size, n_cameras * image_size) uint8, oldest first; an episode begins with its first
+    picture repeated. Skipped steps are not rendered.
 
     :raises ValueError: a number below 1, or a camera that is not there
     """
@@ -236,6 +252,6 @@ def pixels(
         env = RescaleAction(env, np.float32(-1), np.float32(1))
     env = ActionRepeat(env, action_repeat)
     env.action_space = spaces.Box(-1, 1, env.action_space.shape, np.float32)  # DeepMind Control's is float64
-    env = PixelObservation(env, simulation, camera, image_size, fast)
+    env = PixelObservation(env, simulation, cameras, image_size, fast)
     env.metadata = metadata
     return stack_frames(env, n_stack)

@@ -207,3 +207,9 @@ def test_the_gymnasium_id_gives_the_same(reacher):
     env = gym.make("dmcontrol/reacher_easy-v0", render_mode="rgb_array")
     assert (env.reset(seed=4)[0] == reacher.reset(seed=4)[0]).all()
     env.close()
+
+
+def test_cameras_are_named_or_numbered_and_joined_by_a_plus():
+    env = dmcontrol_env("reacher_easy", image_size=8, n_stack=1, camera="0+1")
+    assert env.get_wrapper_attr("rendering_settings")["camera"] == "0+1"
+    assert env.reset(seed=0)[0].shape == (3, 8, 16)

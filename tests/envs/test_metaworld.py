@@ -104,6 +104,23 @@ def test_the_time_limit_counts_simulated_steps():
     assert [env.step(REST)[3] for _ in range(3)] == [False, False, True]
 
 
+@pytest.mark.parametrize("camera", ["close+topview", ["close", "topview"]])
+def test_two_cameras_stand_side_by_side(camera):
+    both = metaworld_env("reach", seed=0, n_stack=1, image_size=16, camera=camera)
+    views = [metaworld_env("reach", seed=0, n_stack=1, image_size=16, camera=name) for name in ("close", "topview")]
+    for env in (both, *views):
+        env.reset(seed=0)
+    step = both.step(np.ones(4, np.float32))[0], [env.step(np.ones(4, np.float32))[0] for env in views]
+    assert both.observation_space.shape == step[0].shape == (3, 16, 32)
+    assert (step[0] == np.concatenate(step[1], axis=2)).all()
+    assert both.get_wrapper_attr("rendering_settings")["camera"] == "close+topview"
+
+
+def test_close_takes_the_place_of_corner2():
+    with pytest.raises(ValueError, match='"close" is corner2, moved'):
+        metaworld_env("reach", camera="close+corner2")
+
+
 @pytest.mark.parametrize("camera", ["close", "corner"])
 def test_the_robot_stands_on_its_foot(camera):
     """The red arm is above the black foot of the robot, whichever way the camera hangs."""
