@@ -97,8 +97,10 @@ class Ladder:
         optimizer = th.optim.Adam(learned, self.model.imitation_learning_rate, fused=True)
         for _ in trange(n_steps, desc="clone actions"):
             indices = self.model.videos.sample_indices(self.model.imitation_batch_size)
-            latent_actions = self.policy.latent_policy(self.model._imitation_features(self.model.videos.observations(indices)))
-            optimize(optimizer, self.policy.action_loss(latent_actions, labels[indices])[0])
+            with self.model._autocast():
+                features = self.model._imitation_features(self.model.videos.observations(indices))
+                loss, _ = self.policy.action_loss(self.policy.latent_policy(features), labels[indices])
+            optimize(optimizer, loss)
             self.model._average_latent_policy()
 
     def true_dynamics(self, n_steps: int) -> dict[str, float]:
@@ -118,11 +120,11 @@ class Ladder:
 
         for _ in trange(n_steps, desc="true dynamics"):
             videos = self.model.videos.sample(self.model.dynamics_batch_size)
-            features = self.policy.encode(videos.frames)
-            optimize(
-                optimizer,
-                self.policy.prediction_loss(features[:, :-1], embed(self.actions[videos.indices]), features[:, -1]),
-            )
+            with self.model._autocast():
+                features = self.policy.encode(videos.frames)
+                actions = embed(self.actions[videos.indices])
+                loss = self.policy.prediction_loss(features[:, :-1], actions, features[:, -1])
+            optimize(optimizer, loss)
         self.policy.world_model.requires_grad_(False).eval()
         with th.no_grad():
             sample = self.held_out.sample(1024)
@@ -142,8 +144,11 @@ class Ladder:
         optimizer = th.optim.Adam(learned, self.model.action_decoder_learning_rate, fused=True)
         for _ in trange(n_steps, desc="align"):
             videos = self.model.videos.sample(self.model.batch_size)
-            latent_actions, dynamics_loss = self.policy.latent_dynamics(videos.frames, self.model.commitment_coef)
-            action_loss, _ = self.policy.action_loss(self.policy.standardized(latent_actions), self.actions[videos.indices])
+            with self.model._autocast():
+                latent_actions, dynamics_loss = self.policy.latent_dynamics(videos.frames, self.model.commitment_coef)
+                action_loss, _ = self.policy.action_loss(
+                    self.policy.standardized(latent_actions), self.actions[videos.indices]
+                )
             optimize(optimizer, action_loss + self.model.world_model_coef * dynamics_loss * train_idm)
 
     @th.no_grad()
@@ -228,6 +233,7 @@ def main() -> None:
     parser.add_argument("--processes", action="store_true", help="give each environment of MuJoCo a process of its own")
     parser.add_argument("--rungs", type=int, nargs="*", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--env", type=json.loads, default={}, metavar="JSON", help="further arguments of the environment")
+    parser.add_argument("--eval-env", type=json.loads, default={}, metavar="JSON", help="what is otherwise where it is judged")
     parser.add_argument("--preset", choices=["default", "paper"], default="default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
@@ -236,7 +242,9 @@ def main() -> None:
     suite, task = args.task.split("/")
     env_kwargs = environment_arguments(args)
     env = MAKERS[suite](task, args.n_envs, args.seed, **env_kwargs)
-    eval_env = MAKERS[suite](task, min(args.eval_episodes, args.n_envs), eval_seed(args.seed), **env_kwargs)
+    eval_env = MAKERS[suite](
+        task, min(args.eval_episodes, args.n_envs), eval_seed(args.seed), **{**env_kwargs, **args.eval_env}
+    )
     # What a rung spends on pi, the full method spends over its rollouts.
     kwargs = model_arguments(args.task, args.preset, {"pretrain_imitation_steps": 0, **args.set})
     # Nothing may be skipped: actions are found by the number of their frame.

@@ -75,6 +75,23 @@ def labelled(tmp_path):
     return tmp_path / "labelled"
 
 
+def test_it_may_be_judged_in_other_episodes_than_it_learns_in(labelled, tmp_path, monkeypatch):
+    lengths = []
+
+    def make(task, n_envs, seed, episode_length):
+        lengths.append(episode_length)
+        if len(lengths) == 2:
+            raise InterruptedError("both environments have been asked for")
+
+    monkeypatch.setitem(ladder.MAKERS, "foraging", make)
+    arguments = f"foraging/foraging --labelled {labelled} --held-out {labelled} --out {tmp_path}".split()
+    arguments += ["--env", '{"episode_length": 5}', "--eval-env", '{"episode_length": 9}']
+    monkeypatch.setattr(sys, "argv", ["ladder.py", *arguments])
+    with pytest.raises(InterruptedError):
+        ladder.main()
+    assert lengths == [5, 9]
+
+
 def test_a_run_writes_a_row_for_each_rung_and_what_it_saw_along_the_way(labelled, tmp_path, monkeypatch):
     hyperparameters = {**TINY_STEPS, "policy_kwargs": TINY_NETWORKS}
     arguments = f"foraging/foraging --labelled {labelled} --held-out {labelled} --out {tmp_path} --rungs 0 1 2 3 4 5"
