@@ -149,7 +149,7 @@ def fake_videos(n_episodes: int = 3, n_frames: int = 8) -> list[np.ndarray]:
 def tiny_arguments(**overrides: Any) -> dict[str, Any]:
     """Arguments of a tiny ``BCVLR``; what is in ``policy_kwargs`` is laid over the tiny networks."""
     policy_kwargs = {**TINY_NETWORKS, **overrides.pop("policy_kwargs", {})}
-    return {**TINY_STEPS, "seed": 0, "device": "cpu", "policy_kwargs": policy_kwargs, **overrides}
+    return {**TINY_STEPS, "seed": 0, "device": "cpu", "mixed_precision": False, "policy_kwargs": policy_kwargs, **overrides}
 
 
 def tiny_model(env: Any = None, videos: Any = None, **overrides: Any) -> BCVLR:

@@ -19,7 +19,7 @@ import numpy as np
 import torch as th
 from tqdm import tqdm
 
-from sb3_bcvlr.common.gpu import to_device
+from sb3_bcvlr.common.devices import to_device
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
 # Last bytes of a store; to be changed with its layout, or with what a frame goes through before it is stored

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_bcvlr.common.gpu import to_device
+from sb3_bcvlr.common.devices import to_device
 
 
 class WindowSamples(NamedTuple):

@@ -35,6 +35,7 @@ PROCGEN: dict[str, Any] = dict(
     world_model_coef=15.0,  # [D] beta
     commitment_coef=0.05,  # [D]
     max_grad_norm=2.0,  # [D]
+    mixed_precision=False,  # [D]
     feature_loss_kwargs=dict(projection_dim=256, hidden_dim=512, pad=1, reconstruction_coef=0.1),  # [D] alpha 0.1
     policy_kwargs=dict(  # lists, as they come back from a saved model
         encoder_channels=[16],  # [D] the networks: docs/modules/bcvlr.md
@@ -82,6 +83,7 @@ DMCONTROL: dict[str, Any] = dict(
     world_model_coef=1e-5,  # [C] beta
     commitment_coef=0.05,  # [C]
     max_grad_norm=2.0,  # [C]
+    mixed_precision=False,  # [C]
     feature_loss_class=PrototypeLoss,  # paper, Eq. 10
     feature_loss_kwargs=dict(projection_dim=128, hidden_dim=512, n_prototypes=512, temperature=0.1, pad=4),  # [C]
     policy_kwargs=dict(

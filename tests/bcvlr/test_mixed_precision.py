@@ -37,6 +37,13 @@ def test_every_network_learns_in_the_precision_asked_for(mixed_precision, dtype)
     assert seen == {name: {dtype} for name in NETWORKS}
 
 
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_a_cpu_that_multiplies_bfloat16_does_unless_told_otherwise(monkeypatch, has_bfloat16):
+    monkeypatch.setattr("sb3_bcvlr.bcvlr.bcvlr.multiplies_bfloat16", lambda device: has_bfloat16)
+    seen = precisions_seen(tiny_model(mixed_precision=None))
+    assert seen == {name: {th.bfloat16 if has_bfloat16 else th.float32} for name in NETWORKS}
+
+
 @pytest.mark.parametrize(("loss_class", "kwargs"), FEATURE_LOSSES)
 def test_weights_codes_and_statistics_stay_float32(loss_class, kwargs):
     model = tiny_model(mixed_precision=True, feature_loss_class=loss_class, feature_loss_kwargs=kwargs).learn(20)

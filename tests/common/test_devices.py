@@ -1,16 +1,31 @@
-"""Fast paths of a GPU against the plain ones. Where there is no GPU, those that need one are skipped."""
+"""Which CPUs gain from bfloat16; fast paths of a GPU against the plain ones, skipped where there is no GPU."""
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_bcvlr.common.gpu import GraphedStep, to_device
+from sb3_bcvlr.common.devices import GraphedStep, multiplies_bfloat16, to_device
 from sb3_bcvlr.common.networks import Encoder
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
 CPU = th.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True, "amx_bf16": False}, False), ({}, False)],
+)
+def test_a_cpu_multiplies_bfloat16_if_it_says_so(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(th.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert multiplies_bfloat16(CPU) is expected
+    assert not multiplies_bfloat16(th.device("cuda"))
+
+
+def test_a_pytorch_that_knows_no_capabilities_is_taken_to_have_none(monkeypatch):
+    monkeypatch.delattr(th.cpu, "get_capabilities", raising=False)
+    assert not multiplies_bfloat16(CPU)
 
 
 def train(device: str, n_steps: int, graphed: bool, ask_host: bool = False) -> tuple[list[float], th.Tensor]:

@@ -1,4 +1,6 @@
-"""What keeps a GPU from waiting for Python: copies that run beside its work, and a whole gradient step as one launch."""
+"""
+What devices are good at: bfloat16 on some CPUs; on GPUs copies that run beside their work, and a gradient step as one launch.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -13,6 +15,12 @@ def to_device(values: np.ndarray, device: th.device) -> th.Tensor:
     """A tensor of them on ``device``; to a GPU without waiting for what it is still doing, which needs pinned memory."""
     tensor = th.as_tensor(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def multiplies_bfloat16(device: th.device) -> bool:
+    """Whether this is a CPU with instructions for products of bfloat16, which older versions of PyTorch do not tell."""
+    capabilities = th.cpu.get_capabilities() if device.type == "cpu" and hasattr(th.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 class GraphedStep:
