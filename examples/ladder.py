@@ -36,7 +36,7 @@ from quickstart import LearningCurve, RandomPolicy, eval_seed, evaluate, load_vi
 from stable_baselines3.common.callbacks import EvalCallback
 from torch.nn import functional as F
 from tqdm import trange
-from train import MAKERS, environment_arguments, model_arguments
+from train import MAKERS, PRESETS, environment_arguments, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.common.video_imitation import optimize
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--rungs", type=int, nargs="*", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--env", type=json.loads, default={}, metavar="JSON", help="further arguments of the environment")
     parser.add_argument("--eval-env", type=json.loads, default={}, metavar="JSON", help="what is otherwise where it is judged")
-    parser.add_argument("--preset", choices=["default", "paper"], default="default")
+    parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     args = parser.parse_args()

@@ -28,7 +28,7 @@ import numpy as np
 from ladder import write_csv
 from quickstart import RandomPolicy, eval_seed, evaluate, load_videos
 from stable_baselines3.common.vec_env import VecEnv
-from train import MAKERS, merged, model_arguments
+from train import MAKERS, PRESETS, merged, model_arguments
 
 from sb3_bcvlr import BCVLR
 from sb3_bcvlr.common.video_io import find_videos
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--n-envs", type=int, default=64)
     parser.add_argument("--eval-episodes", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--preset", choices=["default", "paper"], default="default")
+    parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     parser.add_argument("--out", type=Path, help="default: outputs/STUDY.csv")
     args = parser.parse_args()

@@ -1,8 +1,9 @@
 """
-Learn a task of Procgen, DMControl or Meta-World from videos, with the defaults or the paper's networks.
+Learn a task of Procgen, DMControl or Meta-World from videos, with the defaults, a small preset or the paper's networks.
 
     python examples/train.py procgen/fruitbot --videos data/fruitbot
-    python examples/train.py metaworld/drawer-open --videos data/drawer-open --n-envs 4 --steps 25000
+    python examples/train.py metaworld/drawer-open --videos data/drawer-open --preset small --n-envs 4 --steps 10000 \\
+        --env '{"action_repeat": 5, "max_episode_steps": 200}'     # videos recorded with --action-repeat 5
     python examples/train.py procgen/bigfish --videos data/bigfish --preset paper     # for a GPU
 
 The videos may be of any size. Beside them, ``episodes.csv`` (file, length, return) says what they return, as
@@ -33,6 +34,9 @@ MAKERS: dict[str, Callable[..., VecEnv]] = {  # of task, number of environments 
 }
 
 
+PRESETS = "default", "small", "paper"  # the constructor's, for Procgen; hyperparams' SUITE_small, for a CPU; the published
+
+
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """``second`` over ``first``, dictionaries inside likewise."""
     both = {key: merged(first[key], second[key]) for key in first.keys() & second.keys() if isinstance(second[key], dict)}
@@ -40,9 +44,17 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_arguments(task: str, preset: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """``changes`` over the paper's hyper-parameters of ``task`` (suite/task), or over the constructor's defaults."""
+    """
+    :param task: suite/task
+    :param preset: one of ``PRESETS``
+    :return: ``changes`` over the preset; the foraging world has one alone
+    :raises ValueError: the suite has no such preset
+    """
     suite, _, name = task.partition("/")
-    base = sb3_bcvlr.hyperparams.get("bcvlr", suite, name) if preset == "paper" or suite == "foraging" else {}
+    if suite == "foraging":
+        return merged(sb3_bcvlr.hyperparams.get("bcvlr", suite), changes)
+    suites = {"default": None, "small": f"{suite}_small", "paper": suite}
+    base = sb3_bcvlr.hyperparams.get("bcvlr", suites[preset], name) if suites[preset] else {}
     return merged(base, changes)
 
 
@@ -68,7 +80,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--env", type=json.loads, default={}, metavar="JSON", help="further arguments of the environment")
     parser.add_argument("--processes", action="store_true", help="give each environment of MuJoCo a process of its own")
-    parser.add_argument("--preset", choices=["default", "paper"], default="default")
+    parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     args = parser.parse_args()
 

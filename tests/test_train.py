@@ -1,0 +1,35 @@
+"""What ``train.py`` makes of a preset and of changes to it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from sb3_bcvlr import hyperparams
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from train import model_arguments
+
+
+@pytest.mark.parametrize(
+    ("task", "preset", "expected"),
+    [
+        ("metaworld/reach", "default", {}),
+        ("metaworld/reach", "small", hyperparams.get("bcvlr", "metaworld_small")),
+        ("dmcontrol/reacher_hard", "paper", hyperparams.get("bcvlr", "dmcontrol", "reacher_hard")),
+        ("foraging/foraging", "default", hyperparams.get("bcvlr", "foraging")),
+    ],
+)
+def test_a_preset_is_the_constructors_or_from_hyperparams(task, preset, expected):
+    assert model_arguments(task, preset, {}) == expected
+
+
+def test_changes_lie_over_a_preset_also_inside():
+    changed = model_arguments("procgen/maze", "paper", {"tau": 0.5, "policy_kwargs": {"world_model_channels": 7}})
+    paper = hyperparams.get("bcvlr", "procgen")
+    assert changed == {**paper, "tau": 0.5, "policy_kwargs": {**paper["policy_kwargs"], "world_model_channels": 7}}
+
+
+def test_a_suite_without_a_small_preset_says_so():
+    with pytest.raises(ValueError, match="No hyper-parameters for suite 'procgen_small'"):
+        model_arguments("procgen/maze", "small", {})
