@@ -186,6 +186,7 @@ def test_diagnostics_of_a_world_model_that_copies():
 
 def test_diagnostics_of_a_world_model_that_knows():
     policy, frames = make_policy(residual_world_model=False), random_frames(6, 3)
+    policy.rescale_idm(policy.latent_actions(policy.encode(frames)))  # so that the windows have codes of their own
     policy.world_model = Oracle(policy, frames)
     values = policy.dynamics_diagnostics(frames)
     assert values["world_model_error"] == pytest.approx(0, abs=1e-6)
