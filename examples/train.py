@@ -32,8 +32,6 @@ MAKERS: dict[str, Callable[..., VecEnv]] = {  # of task, number of environments 
     "metaworld": make_metaworld,
     "foraging": lambda task, n_envs, seed, **kwargs: make_foraging(n_envs, seed, **kwargs),
 }
-
-
 PRESETS = "default", "small", "paper"  # the constructor's, for Procgen; hyperparams' SUITE_small, for a CPU; the published
 
 
@@ -51,11 +49,9 @@ def model_arguments(task: str, preset: str, changes: dict[str, Any]) -> dict[str
     :raises ValueError: the suite has no such preset
     """
     suite, _, name = task.partition("/")
-    if suite == "foraging":
-        return merged(sb3_bcvlr.hyperparams.get("bcvlr", suite), changes)
     suites = {"default": None, "small": f"{suite}_small", "paper": suite}
-    base = sb3_bcvlr.hyperparams.get("bcvlr", suites[preset], name) if suites[preset] else {}
-    return merged(base, changes)
+    chosen = suite if suite == "foraging" else suites[preset]
+    return merged(sb3_bcvlr.hyperparams.get("bcvlr", chosen, name) if chosen else {}, changes)
 
 
 def environment_arguments(args: argparse.Namespace) -> dict[str, Any]:

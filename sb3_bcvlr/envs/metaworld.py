@@ -93,9 +93,10 @@ def metaworld_env(
     sawyer.max_path_length = max_episode_steps
     cameras = list_cameras(camera)
     if "close" in cameras:
-        if {"corner2", sawyer.model.camera("corner2").id} & set(cameras):
+        corner2 = sawyer.model.camera("corner2").id
+        if {"corner2", corner2} & set(cameras):
             raise ValueError(f'The cameras are {cameras}, but "close" is corner2, moved: choose one of the two.')
-        sawyer.model.cam_pos[sawyer.model.camera("corner2").id] = CLOSE_POSITION
+        sawyer.model.cam_pos[corner2] = CLOSE_POSITION
     env = pixels(
         MetaWorldEnv(sawyer, seed, terminate_on_success),
         lambda: (sawyer.model, sawyer.data),
