@@ -34,6 +34,7 @@ import torch as th
 from gymnasium import spaces
 from quickstart import LearningCurve, RandomPolicy, eval_seed, evaluate, load_videos
 from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.utils import FloatSchedule
 from torch.nn import functional as F
 from tqdm import trange
 from train import MAKERS, PRESETS, environment_arguments, model_arguments
@@ -89,6 +90,7 @@ class Ladder:
         steps, self.model.gradient_steps = self.model.gradient_steps, 0
         self.model.learn(n_steps)
         self.model.gradient_steps = steps
+        self.model._current_progress_remaining = 1.0  # for schedules of learning rates
         self.model._align(self.model.replay_buffer, n_updates, self.model.batch_size)
 
     def clone_actions(self, labels: th.Tensor, n_steps: int) -> None:
@@ -141,7 +143,8 @@ class Ladder:
     def align(self, n_steps: int, train_idm: bool) -> None:
         """d, and p if asked, on true pairs of the videos, with L_ft."""
         learned = [*self.policy.action_decoder.parameters(), *(self.policy.idm.parameters() if train_idm else ())]
-        optimizer = th.optim.Adam(learned, self.model.action_decoder_learning_rate, fused=True)
+        learning_rate = FloatSchedule(self.model.action_decoder_learning_rate)(1.0)
+        optimizer = th.optim.Adam(learned, learning_rate, fused=True)
         for _ in trange(n_steps, desc="align"):
             videos = self.model.videos.sample(self.model.batch_size)
             with self.model._autocast():

@@ -21,7 +21,7 @@ from train import model_arguments
     ],
 )
 def test_a_preset_is_the_constructors_or_from_hyperparams(task, preset, expected):
-    assert model_arguments(task, preset, {}) == expected
+    assert repr(model_arguments(task, preset, {})) == repr(expected)  # SB3's schedules know no ==
 
 
 def test_changes_lie_over_a_preset_also_inside():

@@ -11,7 +11,7 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import maybe_transpose
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.utils import FloatSchedule, polyak_update
 from torch.nn import functional as F
 
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
@@ -72,7 +72,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param encoder_learning_rate: of f, offline
     :param dynamics_learning_rate: of p and w, offline
     :param imitation_learning_rate: of pi, offline
-    :param idm_learning_rate: of p, online; 0 leaves p as pre-trained (ablation "w/o ft")
+    :param idm_learning_rate: of p, online; 0 leaves p as pre-trained (ablation "w/o ft"). A float or a schedule, as the next
+        two: at a rate that falls, what p and d take an action for no longer jumps from rollout to rollout (ours)
     :param action_decoder_learning_rate: of d, online
     :param world_model_learning_rate: of w, online; 0 leaves it as pre-trained
     :param n_history: observations before o_t+1 that p sees; w sees them too, pi sees o_t alone. None: 2, and 1 where the
@@ -152,9 +153,9 @@ class BCVLR(VideoImitationAlgorithm):
         encoder_learning_rate: float = 1e-3,
         dynamics_learning_rate: float = 1e-3,
         imitation_learning_rate: float = 1e-3,
-        idm_learning_rate: float = 5e-4,
-        action_decoder_learning_rate: float = 1e-3,
-        world_model_learning_rate: float = 0.0,
+        idm_learning_rate: float | Schedule = 5e-4,
+        action_decoder_learning_rate: float | Schedule = 1e-3,
+        world_model_learning_rate: float | Schedule = 0.0,
         n_history: int | None = None,
         n_stack: int | None = None,
         buffer_size: int = 100_000,
@@ -268,13 +269,10 @@ class BCVLR(VideoImitationAlgorithm):
         self.latent_policy_optimizer = self._optimizer(th.optim.Adam, latent_policy_parameters, self.lr_schedule(1))
 
     def _set_finetune_learning_rates(self) -> None:
-        """Of p, d, w and f; those at 0 are frozen, so that the optimizer meets no gradient of theirs."""
-        rates = (
-            self.idm_learning_rate,
-            self.action_decoder_learning_rate,
-            self.world_model_learning_rate,
-            self.idm_learning_rate * ("online" in self.tune_encoder),
-        )
+        """Of p, d, w and f now; those at 0 are frozen, so that the optimizer meets no gradient of theirs."""
+        schedules = (self.idm_learning_rate, self.action_decoder_learning_rate, self.world_model_learning_rate)
+        rates = [FloatSchedule(schedule)(self._current_progress_remaining) for schedule in schedules]
+        rates.append(rates[0] if "online" in self.tune_encoder else 0.0)
         for group, rate in zip(self.finetune_optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
@@ -290,6 +288,7 @@ class BCVLR(VideoImitationAlgorithm):
         minima = dict.fromkeys(POSITIVE, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
         for name, minimum in minima.items():
             value = getattr(self, name)
+            value = value(1.0) if callable(value) else value  # a schedule starts there
             if value is not None and value < minimum:
                 raise ValueError(f"{name} is {value}, expected at least {minimum}.")
         if not 0 < self.policy_tau <= 1:
@@ -413,11 +412,13 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _align(self, replay_buffer: WindowReplayBuffer, gradient_steps: int, batch_size: int) -> None:
         """p and d learn from steps with actions what a latent action does (L_ft)."""
+        self._set_finetune_learning_rates()
+        idm_learns, _, world_model_learns, encoder_learns = (group["lr"] > 0 for group in self.finetune_optimizer.param_groups)
         self.policy.set_training_mode(True)
-        self.policy.encoder.requires_grad_("online" in self.tune_encoder)
-        self.policy.idm.requires_grad_(self.idm_learning_rate > 0).train(self.idm_learning_rate > 0)
-        self.policy.world_model.requires_grad_(self.world_model_learning_rate > 0)  # else w tells p what is wrong, and stays
-        self.policy.world_model.train(self.world_model_learning_rate > 0 or "world_model_batch_statistics" in self.literal)
+        self.policy.encoder.requires_grad_(encoder_learns)
+        self.policy.idm.requires_grad_(idm_learns).train(idm_learns)
+        self.policy.world_model.requires_grad_(world_model_learns)  # else w tells p what is wrong, and stays
+        self.policy.world_model.train(world_model_learns or "world_model_batch_statistics" in self.literal)
 
         def update(frames: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
             with self._autocast():
@@ -473,7 +474,9 @@ class BCVLR(VideoImitationAlgorithm):
         self._start_log("align")
         for turn in self._pretraining_steps(n_rounds, "alignment", progress_bar):
             share = slice(turn, None, n_rounds)
+            self._current_progress_remaining = 1 - turn / n_rounds
             self._align(replay_buffer, len(range(gradient_steps)[share]), self.batch_size)
+            self._update_learning_rate(self.latent_policy_optimizer)
             losses = self._imitate_videos(len(range(imitation_steps)[share]), self.latent_policy_optimizer)
             self._record_mean("train/imitation_loss", losses)
             self.logger.dump(turn + 1)

@@ -220,7 +220,7 @@ class WorldModel(nn.Module):
 
     The latent action enters in two places: tiled over the input, and at the 1x1 bottleneck in place of its skip connection.
 
-    :param feature_shape: (C, H, W); a map that is no square of a power of two is padded inside
+    :param feature_shape: (C, H, W); halved until at most 3 pixels of the shorter side are left, padded where halves are not whole
     :param n_history: feature maps of the past
     :param latent_dim: size of the quantized latent action
     :param base_channels: width of the first block, doubled by each that follows
@@ -241,13 +241,14 @@ class WorldModel(nn.Module):
     ):
         super().__init__()
         n_features, height, width = feature_shape
-        n_levels = max(1, math.ceil(math.log2(max(height, width))) - 1)  # down to 2x2, which a convolution makes 1x1
-        side = 2 ** (n_levels + 1)
-        self.padding = (0, side - width, 0, side - height)
+        n_levels = max(1, math.ceil(math.log2(min(height, width) / 3)))
+        scale = 2**n_levels
+        smallest = (-(-height // scale), -(-width // scale))  # which a convolution makes 1x1
+        self.padding = (0, smallest[1] * scale - width, 0, smallest[0] * scale - height)
         self.bounded_output = bounded_output
         n_past = n_history * n_features
         widths = [base_channels * 2**level for level in range(n_levels)]
-        self.register_buffer("places", tile_places(side), persistent=False)
+        self.register_buffer("places", tile_places(smallest[0] * scale, smallest[1] * scale), persistent=False)
 
         def block(convolution: nn.Module, channels: int) -> nn.Sequential:
             return nn.Sequential(convolution, nn.BatchNorm2d(channels), ResidualBlock(channels, channels // 2))
@@ -257,12 +258,13 @@ class WorldModel(nn.Module):
             block(nn.Conv2d(n_input, n_output, 3, padding=1), n_output)
             for n_input, n_output in zip(down_inputs, widths, strict=True)
         )
-        self.bottleneck = nn.Conv2d(widths[-1], 2 * widths[-1], 2)
+        self.bottleneck = nn.Conv2d(widths[-1], 2 * widths[-1], smallest)
         up_inputs = (2 * widths[-1] + latent_dim, *(2 * n_skip for n_skip in reversed(widths)))
         up_outputs = (*reversed(widths), base_channels)
+        up_sizes = (smallest, *((2, 2) for _ in range(n_levels)))
         self.up_blocks = nn.ModuleList(
-            block(nn.ConvTranspose2d(n_input, n_output, 2, stride=2), n_output)
-            for n_input, n_output in zip(up_inputs, up_outputs, strict=True)
+            block(nn.ConvTranspose2d(n_input, n_output, size, stride=size), n_output)
+            for n_input, n_output, size in zip(up_inputs, up_outputs, up_sizes, strict=True)
         )
         last = nn.Conv2d(base_channels, n_features, 1)
         if zero_start:
@@ -299,10 +301,10 @@ class WorldModel(nn.Module):
 
 
 def grow_pixel(convolution: nn.ConvTranspose2d, x: th.Tensor) -> th.Tensor:
-    """``convolution`` of 2x2 weights on a single pixel: (B, C, 1, 1) to (B, C_out, 2, 2)."""
+    """``convolution`` on a single pixel: (B, C, 1, 1) to (B, C_out, *kernel_size)."""
     assert convolution.bias is not None
     grown = x.flatten(1) @ convolution.weight.flatten(1)
-    return grown.view(len(x), -1, 2, 2) + convolution.bias[:, None, None]
+    return grown.view(len(x), -1, *convolution.kernel_size) + convolution.bias[:, None, None]
 
 
 def convolve_tiled(convolution: nn.Conv2d, maps: th.Tensor, vectors: th.Tensor, places: th.Tensor) -> th.Tensor:
@@ -322,10 +324,10 @@ def convolve_tiled(convolution: nn.Conv2d, maps: th.Tensor, vectors: th.Tensor, 
     return F.conv2d(maps, weight[:, :n_channels], padding=1) + tile.transpose(1, 2).unflatten(2, size)
 
 
-def tile_places(side: int) -> th.Tensor:
-    """(side * side, 16) of 0 and 1: the pixel of a 4x4 map that stands at the same borders."""
-    rows = F.one_hot(th.tensor([0, *[1] * (side - 2), 3]), 4)
-    return th.einsum("yi,xj->yxij", rows, rows).reshape(side * side, 16).float()
+def tile_places(height: int, width: int) -> th.Tensor:
+    """(height * width, 16) of 0 and 1: the pixel of a 4x4 map that stands at the same borders."""
+    rows, columns = (F.one_hot(th.tensor([0, *[1] * (side - 2), 3]), 4) for side in (height, width))
+    return th.einsum("yi,xj->yxij", rows, columns).reshape(height * width, 16).float()
 
 
 def orthogonal_init(layer: nn.Module) -> None:

@@ -16,8 +16,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from sb3_bcvlr.envs.registration import METAWORLD_TASKS
 from sb3_bcvlr.envs.rendering import check_task, join_names, list_cameras, pixels, require
 
-# Where "close" puts the camera corner2, in meters: at 64x64 a goal seen from corner2 itself is one or two pixels.
-CLOSE_POSITION = (0.75, 0.075, 0.7)
+# Our own views are cameras of Meta-World, moved: at 64x64 a goal seen from theirs is one or two pixels. Meters, quaternions.
+OWN_CAMERAS: dict[int | str, tuple[str, dict[str, tuple[float, ...]]]] = {
+    "close": ("corner2", {"cam_pos": (0.75, 0.075, 0.7)}),
+    # Looks along -x, at where the hand works; like corner3 it hangs upside down.
+    "side": ("corner3", {"cam_pos": (0.9, 0.75, 0.2), "cam_quat": (0.5, -0.5, 0.5, -0.5)}),
+}
 
 
 def _full_name(task: str) -> str:
@@ -76,9 +80,9 @@ def metaworld_env(
     :param action_repeat: simulated steps of each action, none of which but the last is rendered
     :param max_episode_steps: simulated steps after which an episode is truncated
     :param terminate_on_success: end an episode at the first success
-    :param camera: "close", or number or name of one of Meta-World's own; pictures of those that hang upside down (corner,
-        corner2, ...) are turned. Several, as in ["close", "topview"] or "close+topview", stand side by side: no single one
-        shows what moves along its line of sight
+    :param camera: "close", "side" (of y and z), or number or name of one of Meta-World's own; pictures of those that hang
+        upside down (corner, corner2, ...) are turned. Several, as in ["close", "topview"] or "close+topview", stand side by
+        side: no single one shows what moves along its line of sight
     :param fast_rendering: no shadows, no reflections, no antialiasing: several times faster, and another picture
     :param render_mode: "rgb_array", the only one there is
 
@@ -92,15 +96,17 @@ def metaworld_env(
     sawyer = sawyer_class(render_mode=render_mode)
     sawyer.max_path_length = max_episode_steps
     cameras = list_cameras(camera)
-    if "close" in cameras:
-        corner2 = sawyer.model.camera("corner2").id
-        if {"corner2", corner2} & set(cameras):
-            raise ValueError(f'The cameras are {cameras}, but "close" is corner2, moved: choose one of the two.')
-        sawyer.model.cam_pos[corner2] = CLOSE_POSITION
+    for own in OWN_CAMERAS.keys() & set(cameras):
+        moved, changes = OWN_CAMERAS[own]
+        number = sawyer.model.camera(moved).id
+        if {moved, number} & set(cameras):
+            raise ValueError(f'The cameras are {cameras}, but "{own}" is {moved}, moved: choose one of the two.')
+        for attribute, value in changes.items():
+            getattr(sawyer.model, attribute)[number] = value
     env = pixels(
         MetaWorldEnv(sawyer, seed, terminate_on_success),
         lambda: (sawyer.model, sawyer.data),
-        ["corner2" if name == "close" else name for name in cameras],
+        [OWN_CAMERAS[camera][0] if camera in OWN_CAMERAS else camera for camera in cameras],
         image_size,
         n_stack,
         action_repeat,

@@ -5,6 +5,8 @@ DMControl (BCV-LR).
 
 from typing import Any
 
+from stable_baselines3.common.utils import LinearSchedule
+
 from sb3_bcvlr.common.contrastive import PrototypeLoss
 from sb3_bcvlr.common.networks import DrQLatentPolicy
 
@@ -127,7 +129,8 @@ FORAGING: dict[str, Any] = dict(
 
 # Ours: manipulation in 10,000 steps of the agent on one core of a CPU (docs/benchmarks/metaworld.md), by the default networks.
 METAWORLD_SMALL: dict[str, Any] = dict(
-    idm_learning_rate=1e-3,
+    idm_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # at constant rates what p + d reads is off by another 0.1 after each
+    action_decoder_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # rollout, which moves the hand by centimeters
     random_action_steps=4,  # the hand lags behind its target, and short actions cancel out
     rollout_steps=400,
     pretrain_encoder_steps=0,  # a few hundred steps make f blind to where things are: it starts random,
@@ -135,14 +138,21 @@ METAWORLD_SMALL: dict[str, Any] = dict(
     pretrain_dynamics_steps=1_200,
     quantizer_warmup_steps=800,
     pretrain_imitation_steps=0,
-    gradient_steps=100,
+    gradient_steps=200,
     imitation_steps=200,
     dynamics_pad=4,
     world_model_coef=0.0,  # w knows the features of the f that was
 )
 
 # Ours, for 25,000 steps of the agent. Of the suite only ball_in_cup was tried (docs/benchmarks/dmcontrol.md).
-DMCONTROL_SMALL: dict[str, Any] = METAWORLD_SMALL | dict(random_action_steps=1, rollout_steps=1_000, imitation_steps=320)
+DMCONTROL_SMALL: dict[str, Any] = METAWORLD_SMALL | dict(
+    idm_learning_rate=1e-3,
+    action_decoder_learning_rate=1e-3,
+    random_action_steps=1,
+    rollout_steps=1_000,
+    gradient_steps=100,
+    imitation_steps=320,
+)
 
 SUITES: dict[str, dict[str, Any]] = {
     "procgen": PROCGEN,

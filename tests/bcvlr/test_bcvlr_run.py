@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, ReshapeObservation
 from stable_baselines3.common.logger import KVWriter, Logger, configure
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
 from toys import SIZE, ActionPictureEnv, equal, fake_videos, moved, snapshot, tiny_arguments, tiny_model
 
@@ -780,6 +781,30 @@ def test_each_network_has_its_learning_rate_online():
     model = tiny_model(learning_rate=0.1, idm_learning_rate=0.2, action_decoder_learning_rate=0.3).learn(10)
     assert [group["lr"] for group in model.latent_policy_optimizer.param_groups] == [0.1]
     assert [group["lr"] for group in model.finetune_optimizer.param_groups] == [0.2, 0.3, 0, 0]  # w and f are frozen
+
+
+def test_the_online_learning_rates_may_be_schedules():
+    model = tiny_model(
+        ActionPictureEnv(episode_length=5),
+        tune_encoder=["online"],
+        idm_learning_rate=LinearSchedule(0.4, 0.0, 1.0),
+        action_decoder_learning_rate=lambda remaining: 0.2 * remaining,
+    )
+    rates = []
+    optimize = model._align
+
+    def align(*args):
+        optimize(*args)
+        rates.append([group["lr"] for group in model.finetune_optimizer.param_groups])
+
+    model._align = align
+    model.learn(40)
+    assert np.array(rates) == pytest.approx(np.outer([0.75, 0.5, 0.25, 0], [0.4, 0.2, 0, 0.4]))
+
+
+def test_a_schedule_that_starts_below_0_is_refused():
+    with pytest.raises(ValueError, match=r"idm_learning_rate is -1\.0, expected at least 0"):
+        tiny_model(idm_learning_rate=LinearSchedule(-1.0, 0.0, 1.0))
 
 
 def test_n_updates_counts_gradient_steps():

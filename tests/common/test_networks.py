@@ -151,14 +151,18 @@ def test_the_world_model_predicts_maps_of_any_size(size, zero_start):
     assert world_model(th.randn(2, 2, 3, *size), th.randn(2, 5)).shape == (2, 3, *size)
 
 
-@pytest.mark.parametrize(("side", "n_levels"), [(64, 5), (32, 4), (33, 5), (16, 3), (8, 2), (4, 1), (2, 1)])
-def test_the_world_model_goes_down_to_two_by_two(side, n_levels):
+@pytest.mark.parametrize(("side", "n_levels"), [(64, 5), (32, 4), (33, 4), (31, 4), (24, 3), (16, 3), (8, 2), (4, 1), (2, 1)])
+def test_the_world_model_goes_down_to_three_pixels(side, n_levels):
     assert len(WorldModel((1, side, side), 1, 1, 2).down_blocks) == n_levels
 
 
-def test_padding_inside_the_world_model_changes_no_map_of_a_power_of_two():
-    assert WorldModel((3, 16, 16), 2, 5, 4).padding == (0, 0, 0, 0)
-    assert WorldModel((3, 10, 16), 2, 5, 4).padding == (0, 0, 0, 6)
+@pytest.mark.parametrize(
+    ("size", "padding", "smallest"),
+    [((16, 16), (0, 0, 0, 0), (2, 2)), ((12, 24), (0, 0, 0, 0), (3, 6)), ((10, 15), (0, 1, 0, 2), (3, 4))],
+)
+def test_the_world_model_pads_what_cannot_be_halved(size, padding, smallest):
+    world_model = WorldModel((3, *size), 2, 5, 4)
+    assert (world_model.padding, world_model.bottleneck.kernel_size) == (padding, smallest)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 7)])
@@ -213,15 +217,16 @@ def test_folded_convolutions_do_what_their_layers_do(n):
     th.testing.assert_close(gradients[0], gradients[1])
 
 
-@pytest.mark.parametrize("side", [4, 8])
-def test_vectors_need_no_tiling_to_be_convolved(side):
+@pytest.mark.parametrize("size", [(2, 2), (4, 4), (6, 8)])
+def test_vectors_need_no_tiling_to_be_convolved(size):
     convolution = th.nn.Conv2d(5 + 7, 4, 3, padding=1).double()
-    maps, vectors = th.rand(2, 5, side, side).double(), th.rand(2, 7, 1, 1).double()
-    tiled = th.cat((maps, vectors.expand(-1, -1, side, side)), dim=1)
-    th.testing.assert_close(convolve_tiled(convolution, maps, vectors, tile_places(side).double()), convolution(tiled))
+    maps, vectors = th.rand(2, 5, *size).double(), th.rand(2, 7, 1, 1).double()
+    tiled = th.cat((maps, vectors.expand(-1, -1, *size)), dim=1)
+    th.testing.assert_close(convolve_tiled(convolution, maps, vectors, tile_places(*size).double()), convolution(tiled))
 
 
-def test_a_single_pixel_grows_as_a_transposed_convolution_makes_it():
-    convolution = th.nn.ConvTranspose2d(5, 3, 2, stride=2)
+@pytest.mark.parametrize("size", [(2, 2), (3, 6)])
+def test_a_single_pixel_grows_as_a_transposed_convolution_makes_it(size):
+    convolution = th.nn.ConvTranspose2d(5, 3, size, stride=size)
     pixels = th.rand(4, 5, 1, 1)
     th.testing.assert_close(grow_pixel(convolution, pixels), convolution(pixels))

@@ -116,12 +116,27 @@ def test_two_cameras_stand_side_by_side(camera):
     assert both.get_wrapper_attr("rendering_settings")["camera"] == "close+topview"
 
 
-def test_close_takes_the_place_of_corner2():
-    with pytest.raises(ValueError, match='"close" is corner2, moved'):
-        metaworld_env("reach", camera="close+corner2")
+@pytest.mark.parametrize(("own", "base"), [("close", "corner2"), ("side", "corner3")])
+def test_our_own_views_take_the_place_of_one_of_meta_worlds(own, base):
+    with pytest.raises(ValueError, match=f'"{own}" is {base}, moved'):
+        metaworld_env("reach", camera=f"{own}+{base}")
 
 
-@pytest.mark.parametrize("camera", ["close", "corner"])
+def test_the_side_view_shows_y_to_the_right_and_not_x():
+    env = metaworld_env("reach", seed=0, camera="side")
+    env.reset()
+    model, columns = env.unwrapped.model, []
+    for x, y in ((0, 0.75), (0, 0.9), (0.1, 0.9)):
+        model.site_pos[model.site("goal").id] = (x, y, 0.2)
+        import_module("mujoco").mj_forward(model, env.unwrapped.data)
+        _, bright_red = np.nonzero(env.render().astype(int) @ (1, -1, -1) > 200)
+        columns.append(bright_red.mean())
+    assert columns[1] - columns[0] > 5
+    assert abs(columns[2] - columns[1]) < 1.5
+    env.close()
+
+
+@pytest.mark.parametrize("camera", ["close", "corner", "side"])
 def test_the_robot_stands_on_its_foot(camera):
     """The red arm is above the black foot of the robot, whichever way the camera hangs."""
     env = metaworld_env("drawer-open", seed=0, camera=camera)
