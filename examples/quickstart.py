@@ -45,11 +45,15 @@ class RandomPolicy:
 
 
 class LearningCurve(BaseCallback):
-    """Mean return of the training episodes that end between two updates, against environment steps."""
+    """
+    ``points``: environment steps, mean return of the training episodes that end between two updates, and seconds since this
+    callback was made.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.points: list[tuple[int, float]] = []
+        self.points: list[tuple[int, float, float]] = []
+        self._start = time.perf_counter()
         self._returns: list[float] = []
 
     def _on_step(self) -> bool:
@@ -58,7 +62,8 @@ class LearningCurve(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         if self._returns:
-            self.points.append((self.num_timesteps, float(np.mean(self._returns))))
+            seconds = round(time.perf_counter() - self._start, 1)
+            self.points.append((self.num_timesteps, float(np.mean(self._returns)), seconds))
             self._returns = []
 
 
@@ -132,8 +137,8 @@ def run(
     known = "unknown" if video_return is None else f"{video_return:.2f}"
     print(f"{dataset.n_episodes} videos, {dataset.n_frames} frames {dataset.observation_shape}, mean return {known}")
     model = BCVLR(env, videos=dataset, seed=seed, **model_kwargs)
-    curve = LearningCurve()
     random = timed("random play", evaluate, RandomPolicy(eval_env), eval_env, n_eval_episodes)
+    curve = LearningCurve()  # its seconds begin with pre-training
     timed("pre-train", model.pretrain, progress_bar=True)
     timed("learn online", model.learn, steps, callback=curve, progress_bar=True)
     policy = timed("evaluate", evaluate, model, eval_env, n_eval_episodes)
@@ -176,16 +181,16 @@ def table(summary: dict[str, Any], seconds: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def plot(points: list[tuple[int, float]], summary: dict[str, Any], out: Path) -> None:
+def plot(points: list[tuple[int, float, float]], summary: dict[str, Any], out: Path) -> None:
     """The learning curve as a picture and as numbers."""
     with open(out / "learning_curve.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("step", "return"), *points])
+        csv.writer(file).writerows([("step", "return", "seconds"), *points])
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     if summary["video_return"] is not None:
         axes.axhline(summary["video_return"], color="tab:green", linestyle="--", label="videos")
     axes.axhline(summary["random_return"], color="tab:gray", linestyle=":", label="random play")
-    axes.plot(*zip(*points, strict=True), marker=".", label="training episodes")
+    axes.plot([step for step, *_ in points], [value for _, value, _ in points], marker=".", label="training episodes")
     axes.errorbar(
         summary["env_steps"],
         summary["policy_return"],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium.wrappers import GrayscaleObservation
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import ActionPictureEnv, equal, fake_videos, moved, picture, read, snapshot, tiny_arguments, tiny_model
 
@@ -216,6 +217,15 @@ def test_learning_rates_may_be_changed_on_loading(path):
     rates = {"idm_learning_rate": 0.5, "action_decoder_learning_rate": 0.25, "world_model_learning_rate": 0.125}
     loaded = BCVLR.load(path, **rates, device="cpu")
     assert [group["lr"] for group in loaded.finetune_optimizer.param_groups] == [0.5, 0.25, 0.125, 0]
+
+
+def test_schedules_of_learning_rates_are_saved(tmp_path):
+    tiny_model(idm_learning_rate=LinearSchedule(0.4, 0.0, 1.0)).learn(20).save(tmp_path / "model.zip")
+    loaded = BCVLR.load(tmp_path / "model.zip", env=ActionPictureEnv(), videos=fake_videos(), device="cpu")
+    assert loaded.idm_learning_rate(0.5) == 0.2
+    assert loaded.finetune_optimizer.param_groups[0]["lr"] == 0  # where it had come to
+    before = snapshot(loaded)
+    assert "idm" in moved(before, snapshot(loaded.learn(30)))
 
 
 def test_the_learning_rate_of_the_latent_policy_may_be_changed_on_loading(path):
