@@ -73,7 +73,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param dynamics_learning_rate: of p and w, offline
     :param imitation_learning_rate: of pi, offline
     :param idm_learning_rate: of p, online; 0 leaves p as pre-trained (ablation "w/o ft"). A float or a schedule, as the next
-        two: at a rate that falls, what p and d take an action for no longer jumps from rollout to rollout (ours)
+        two: while a rate falls, the action that p and d read in a pair of frames jumps less from rollout to rollout (ours)
     :param action_decoder_learning_rate: of d, online
     :param world_model_learning_rate: of w, online; 0 leaves it as pre-trained
     :param n_history: observations before o_t+1 that p sees; w sees them too, pi sees o_t alone. None: 2, and 1 where the
@@ -288,7 +288,7 @@ class BCVLR(VideoImitationAlgorithm):
         minima = dict.fromkeys(POSITIVE, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
         for name, minimum in minima.items():
             value = getattr(self, name)
-            value = value(1.0) if callable(value) else value  # a schedule starts there
+            value = min(value(1.0), value(0.0)) if callable(value) else value  # a schedule's start and end
             if value is not None and value < minimum:
                 raise ValueError(f"{name} is {value}, expected at least {minimum}.")
         if not 0 < self.policy_tau <= 1:
@@ -474,7 +474,7 @@ class BCVLR(VideoImitationAlgorithm):
         self._start_log("align")
         for turn in self._pretraining_steps(n_rounds, "alignment", progress_bar):
             share = slice(turn, None, n_rounds)
-            self._current_progress_remaining = 1 - turn / n_rounds
+            self._update_current_progress_remaining(turn, max(1, n_rounds - 1))
             self._align(replay_buffer, len(range(gradient_steps)[share]), self.batch_size)
             self._update_learning_rate(self.latent_policy_optimizer)
             losses = self._imitate_videos(len(range(imitation_steps)[share]), self.latent_policy_optimizer)

@@ -220,8 +220,8 @@ class WorldModel(nn.Module):
 
     The latent action enters in two places: tiled over the input, and at the 1x1 bottleneck in place of its skip connection.
 
-    :param feature_shape: (C, H, W); halved until at most 3 pixels of the shorter side are left, and padded for that where
-        halves are not whole
+    :param feature_shape: (C, H, W); halved until at most 3 pixels of the shorter side are left, and padded so that
+        every halving is exact
     :param n_history: feature maps of the past
     :param latent_dim: size of the quantized latent action
     :param base_channels: width of the first block, doubled by each that follows

@@ -176,7 +176,8 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfVideoImitation:
         """
-        Pre-train on the videos, unless that has been done, then learn online. Called again, it goes on from what it knows.
+        Pre-train on the videos, unless that has been done, then learn online. Called again, it goes on from what it knows, and
+        schedules begin anew, as everywhere in SB3.
 
         :param log_interval: episodes between two lines of the log, beside the one after each call of ``train``
         :raises ValueError: the model has no videos, or no environment, or this stacks frames as videos are not
@@ -215,6 +216,10 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             if value != expected:
                 self.replay_buffer = own
                 raise ValueError(f"{path} holds a replay buffer with {name}={value}, the model expects {name}={expected}.")
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """SB3's, but a last rollout that goes beyond the total takes no schedule below its end."""
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     def _prepare_to_learn(self) -> None:
         if self.device.type == "cpu":

@@ -130,7 +130,7 @@ FORAGING: dict[str, Any] = dict(
 # Ours: manipulation in 10,000 steps of the agent on one core of a CPU (docs/benchmarks/metaworld.md), by the default networks.
 METAWORLD_SMALL: dict[str, Any] = dict(
     idm_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # at constant rates what p + d reads is off by another 0.07 after each
-    action_decoder_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # rollout, which moves the hand by centimeters
+    action_decoder_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # rollout, which moves where the hand rests by a centimeter
     random_action_steps=4,  # the hand lags behind its target, and short actions cancel out
     rollout_steps=400,
     pretrain_encoder_steps=0,  # a few hundred steps make f blind to where things are: it starts random,

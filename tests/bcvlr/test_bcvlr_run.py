@@ -802,9 +802,18 @@ def test_the_online_learning_rates_may_be_schedules():
     assert np.array(rates) == pytest.approx(np.outer([0.75, 0.5, 0.25, 0], [0.4, 0.2, 0, 0.4]))
 
 
-def test_a_schedule_that_starts_below_0_is_refused():
+def test_a_rollout_beyond_the_total_takes_no_schedule_below_its_end():
+    falling = {name: lambda remaining: 0.1 * remaining for name in ("learning_rate", "action_decoder_learning_rate")}
+    model = tiny_model(ActionPictureEnv(episode_length=5), **falling).learn(35)
+    assert model.num_timesteps == 40
+    assert model.latent_policy_optimizer.param_groups[0]["lr"] == 0
+    assert model.finetune_optimizer.param_groups[1]["lr"] == 0
+
+
+@pytest.mark.parametrize("ends", [(-1.0, 0.0), (1.0, -1.0)])
+def test_a_schedule_below_0_is_refused(ends):
     with pytest.raises(ValueError, match=r"idm_learning_rate is -1\.0, expected at least 0"):
-        tiny_model(idm_learning_rate=LinearSchedule(-1.0, 0.0, 1.0))
+        tiny_model(idm_learning_rate=LinearSchedule(*ends, 1.0))
 
 
 def test_n_updates_counts_gradient_steps():

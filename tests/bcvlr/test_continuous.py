@@ -218,8 +218,8 @@ def test_align_moves_what_online_learning_moves_without_a_step_in_the_environmen
 def test_align_follows_the_schedules_of_learning_rates():
     model = dot_model(learning_rate=lambda remaining: 0.1 * remaining, idm_learning_rate=lambda remaining: 0.2 * remaining)
     model.align(zip(VIDEOS, ACTIONS, strict=True), gradient_steps=4, imitation_steps=4, n_rounds=4)
-    assert model.latent_policy_optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 4)
-    assert model.finetune_optimizer.param_groups[0]["lr"] == pytest.approx(0.2 / 4)
+    assert model.latent_policy_optimizer.param_groups[0]["lr"] == 0
+    assert model.finetune_optimizer.param_groups[0]["lr"] == 0
 
 
 def test_aligned_transitions_are_windows_of_one_episode_with_scaled_actions():
