@@ -28,7 +28,6 @@ done
 for task in drawer-open faucet-open faucet-close; do
     record metaworld/$task 1000 --action-repeat 5 --stop-after-success 3
 done
-mkdir -p "$videos/two-views"
 videos="$videos/two-views" record metaworld/reach 1000 --action-repeat 5 --stop-after-success 10 --noise 0.3 --camera side+behindGripper # docs/benchmarks/metaworld.md
 
 fast='"mixed_precision": true, "compile": true'

@@ -301,7 +301,7 @@ def main() -> None:
             every = -(-args.eval_every // args.n_envs)
             judge = EvalCallback(eval_env, n_eval_episodes=10, eval_freq=every, log_path=str(args.out))  # never, if 0
             model.learn(args.steps, callback=[curve, judge], progress_bar=True)
-            points = [dict(zip(("step", "return", "seconds"), point, strict=True)) for point in curve.points]
+            points = [dict(zip(curve.columns, point, strict=True)) for point in curve.points]
             write_csv(args.out / f"{task}_curve.csv", points)
         seconds = time.perf_counter() - start
         ladder.policy.set_training_mode(False)

@@ -50,6 +50,8 @@ class LearningCurve(BaseCallback):
     callback was made.
     """
 
+    columns = ("step", "return", "seconds")
+
     def __init__(self) -> None:
         super().__init__()
         self.points: list[tuple[int, float, float]] = []
@@ -184,7 +186,7 @@ def table(summary: dict[str, Any], seconds: dict[str, float]) -> str:
 def plot(points: list[tuple[int, float, float]], summary: dict[str, Any], out: Path) -> None:
     """The learning curve as a picture and as numbers."""
     with open(out / "learning_curve.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("step", "return", "seconds"), *points])
+        csv.writer(file).writerows([LearningCurve.columns, *points])
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     if summary["video_return"] is not None:

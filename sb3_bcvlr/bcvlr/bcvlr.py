@@ -263,8 +263,7 @@ class BCVLR(VideoImitationAlgorithm):
         # The optimizers of the online stage, which a saved model takes along; those of pretrain() end with it.
         networks = (self.policy.idm, self.policy.action_decoder, self.policy.world_model, self.policy.encoder)
         groups = [{"params": network.parameters()} for network in networks]
-        self.finetune_optimizer = self._optimizer(th.optim.Adam, groups)
-        self._set_finetune_learning_rates()
+        self.finetune_optimizer = self._optimizer(th.optim.Adam, groups)  # at rates that each update sets
         latent_policy_parameters = self.policy.latent_policy.parameters()
         self.latent_policy_optimizer = self._optimizer(th.optim.Adam, latent_policy_parameters, self.lr_schedule(1))
 
@@ -404,11 +403,15 @@ class BCVLR(VideoImitationAlgorithm):
         """Online stage, after each rollout: p and d learn from the rollouts (L_ft), pi from the videos (L_bc)."""
         if self.n_epochs is not None:
             gradient_steps = math.ceil(self.n_epochs * self.replay_buffer.size() * self.n_envs / batch_size)
-        self._align(self.replay_buffer, gradient_steps, batch_size)
-        self._update_learning_rate(self.latent_policy_optimizer)
-        imitation_losses = self._imitate_videos(self.imitation_steps, self.latent_policy_optimizer)
-        self._record_mean("train/imitation_loss", imitation_losses)
+        self._update(self.replay_buffer, gradient_steps, batch_size, self.imitation_steps)
         self.dump_logs()
+
+    def _update(self, replay_buffer: WindowReplayBuffer, gradient_steps: int, batch_size: int, imitation_steps: int) -> None:
+        """One round of the online stage: p and d, then pi."""
+        self._align(replay_buffer, gradient_steps, batch_size)
+        self._update_learning_rate(self.latent_policy_optimizer)
+        losses = self._imitate_videos(imitation_steps, self.latent_policy_optimizer)
+        self._record_mean("train/imitation_loss", losses)
 
     def _align(self, replay_buffer: WindowReplayBuffer, gradient_steps: int, batch_size: int) -> None:
         """p and d learn from steps with actions what a latent action does (L_ft)."""
@@ -473,12 +476,9 @@ class BCVLR(VideoImitationAlgorithm):
             self.pretrain(progress_bar)
         self._start_log("align")
         for turn in self._pretraining_steps(n_rounds, "alignment", progress_bar):
-            share = slice(turn, None, n_rounds)
             self._update_current_progress_remaining(turn, max(1, n_rounds - 1))
-            self._align(replay_buffer, len(range(gradient_steps)[share]), self.batch_size)
-            self._update_learning_rate(self.latent_policy_optimizer)
-            losses = self._imitate_videos(len(range(imitation_steps)[share]), self.latent_policy_optimizer)
-            self._record_mean("train/imitation_loss", losses)
+            share = slice(turn, None, n_rounds)
+            self._update(replay_buffer, len(range(gradient_steps)[share]), self.batch_size, len(range(imitation_steps)[share]))
             self.logger.dump(turn + 1)
         return self
 

@@ -245,11 +245,12 @@ class WorldModel(nn.Module):
         n_levels = max(1, math.ceil(math.log2(min(height, width) / 3)))
         scale = 2**n_levels
         smallest = (-(-height // scale), -(-width // scale))  # which a convolution makes 1x1
-        self.padding = (0, smallest[1] * scale - width, 0, smallest[0] * scale - height)
+        padded = (smallest[0] * scale, smallest[1] * scale)
+        self.padding = (0, padded[1] - width, 0, padded[0] - height)
         self.bounded_output = bounded_output
         n_past = n_history * n_features
         widths = [base_channels * 2**level for level in range(n_levels)]
-        self.register_buffer("places", tile_places(smallest[0] * scale, smallest[1] * scale), persistent=False)
+        self.register_buffer("places", tile_places(*padded), persistent=False)
 
         def block(convolution: nn.Module, channels: int) -> nn.Sequential:
             return nn.Sequential(convolution, nn.BatchNorm2d(channels), ResidualBlock(channels, channels // 2))
