@@ -32,7 +32,7 @@ MAKERS: dict[str, Callable[..., VecEnv]] = {  # of task, number of environments 
     "metaworld": make_metaworld,
     "foraging": lambda task, n_envs, seed, **kwargs: make_foraging(n_envs, seed, **kwargs),
 }
-PRESETS = "default", "small", "paper"  # the constructor's, for Procgen; hyperparams' SUITE_small, for a CPU; the published
+PRESETS = "default", "small", "paper"  # the constructor's; hyperparams' SUITE_small, whose f learns online; the published
 
 
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,6 @@ def model_arguments(task: str, preset: str, changes: dict[str, Any]) -> dict[str
     :param task: suite/task
     :param preset: one of ``PRESETS``
     :return: ``changes`` over the preset; the foraging world has one alone
-    :raises ValueError: the suite has no such preset
     """
     suite, _, name = task.partition("/")
     suites = {"default": None, "small": f"{suite}_small", "paper": suite}

@@ -16,6 +16,7 @@ from train import model_arguments
     [
         ("metaworld/reach", "default", {}),
         ("metaworld/reach", "small", hyperparams.get("bcvlr", "metaworld_small")),
+        ("procgen/maze", "small", hyperparams.get("bcvlr", "procgen_small")),
         ("dmcontrol/reacher_hard", "paper", hyperparams.get("bcvlr", "dmcontrol", "reacher_hard")),
         ("foraging/foraging", "default", hyperparams.get("bcvlr", "foraging")),
     ],
@@ -28,8 +29,3 @@ def test_changes_lie_over_a_preset_also_inside():
     changed = model_arguments("procgen/maze", "paper", {"tau": 0.5, "policy_kwargs": {"world_model_channels": 7}})
     paper = hyperparams.get("bcvlr", "procgen")
     assert changed == {**paper, "tau": 0.5, "policy_kwargs": {**paper["policy_kwargs"], "world_model_channels": 7}}
-
-
-def test_a_suite_without_a_small_preset_says_so():
-    with pytest.raises(ValueError, match="No hyper-parameters for suite 'procgen_small'"):
-        model_arguments("procgen/maze", "small", {})

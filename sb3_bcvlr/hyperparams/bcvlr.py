@@ -127,35 +127,39 @@ FORAGING: dict[str, Any] = dict(
     imitation_steps=400,
 )
 
-# Ours: manipulation in 10,000 steps of the agent on one core of a CPU (docs/benchmarks/metaworld.md), by the default networks.
-METAWORLD_SMALL: dict[str, Any] = dict(
-    idm_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # at constant rates what p + d reads is off by another 0.07 after each
-    action_decoder_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # rollout, which moves where the hand rests by a centimeter
-    random_action_steps=4,  # the hand lags behind its target, and short actions cancel out
-    rollout_steps=400,
+# Ours, for the default networks on one core of a CPU: what latent actions do is learned online, by f too.
+SMALL: dict[str, Any] = dict(
+    idm_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # at constant rates what p + d reads of reach is off by another 0.07 after
+    action_decoder_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # each rollout, which moves where the hand rests by a centimeter
     pretrain_encoder_steps=0,  # a few hundred steps make f blind to where things are: it starts random,
     tune_encoder=["online"],  # and learns with p and d to see what actions do
     pretrain_dynamics_steps=1_200,
     quantizer_warmup_steps=800,
     pretrain_imitation_steps=0,
-    gradient_steps=200,
-    imitation_steps=200,
+    gradient_steps=200,  # with 60, nothing is read on fruitbot
     dynamics_pad=4,
     world_model_coef=0.0,  # w knows the features of the f that was
 )
 
-# Ours, for 25,000 steps of the agent. Of the suite only ball_in_cup was tried (docs/benchmarks/dmcontrol.md).
-DMCONTROL_SMALL: dict[str, Any] = METAWORLD_SMALL | dict(
-    idm_learning_rate=1e-3,
-    action_decoder_learning_rate=1e-3,
-    random_action_steps=1,
+# For 100,000 steps of the agent (docs/benchmarks/speed.md).
+PROCGEN_SMALL: dict[str, Any] = SMALL
+
+# For 10,000 steps of the agent (docs/benchmarks/metaworld.md).
+METAWORLD_SMALL: dict[str, Any] = SMALL | dict(
+    random_action_steps=4,  # the hand lags behind its target, and short actions cancel out
+    rollout_steps=400,
+    imitation_steps=200,
+)
+
+# For 25,000 steps of the agent. Of the suite only ball_in_cup was tried (docs/benchmarks/dmcontrol.md).
+DMCONTROL_SMALL: dict[str, Any] = SMALL | dict(
     rollout_steps=1_000,
-    gradient_steps=100,
     imitation_steps=320,
 )
 
 SUITES: dict[str, dict[str, Any]] = {
     "procgen": PROCGEN,
+    "procgen_small": PROCGEN_SMALL,
     "dmcontrol": DMCONTROL,
     "dmcontrol_small": DMCONTROL_SMALL,
     "metaworld": METAWORLD,
