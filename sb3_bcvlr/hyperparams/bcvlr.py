@@ -129,8 +129,8 @@ FORAGING: dict[str, Any] = dict(
 
 # Ours, for the default networks on one core of a CPU: what latent actions do is learned online, by f too.
 SMALL: dict[str, Any] = dict(
-    idm_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # at constant rates what p + d reads of reach is off by another 0.07 after
-    action_decoder_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # each rollout, which moves where the hand rests by a centimeter
+    idm_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # at constant rates, on reach, what p + d reads is off by another 0.07
+    action_decoder_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # after each rollout: the hand rests a centimeter off
     pretrain_encoder_steps=0,  # a few hundred steps make f blind to where things are: it starts random,
     tune_encoder=["online"],  # and learns with p and d to see what actions do
     pretrain_dynamics_steps=1_200,
@@ -141,7 +141,7 @@ SMALL: dict[str, Any] = dict(
     world_model_coef=0.0,  # w knows the features of the f that was
 )
 
-# For 100,000 steps of the agent (docs/benchmarks/speed.md).
+# For 100,000 steps of the agent; the constructor's defaults are ahead of it on fruitbot (docs/benchmarks/speed.md).
 PROCGEN_SMALL: dict[str, Any] = SMALL
 
 # For 10,000 steps of the agent (docs/benchmarks/metaworld.md).
