@@ -108,14 +108,16 @@ class BCVLRPolicy(BasePolicy):
 
     @staticmethod
     def scale(frames: th.Tensor) -> th.Tensor:
-        """Pixels, 0 to 255, to [-0.5, 0.5]."""
-        return frames.float() / 255 - 0.5
+        """Pixels, 0 to 255, to [-0.5, 0.5]; under autocast in its type, to which convolutions would bring them anyway."""
+        device = frames.device.type
+        dtype = th.get_autocast_dtype(device) if th.is_autocast_enabled(device) else th.float32
+        return (frames.to(dtype) - 127.5) / 255  # bfloat16 holds the difference exactly
 
     def encode(self, frames: th.Tensor) -> th.Tensor:
         """s = f(o) of frames (..., C, H, W), 0 to 255, standardized; without gradient while f is frozen."""
         features = self.encoder(self.scale(frames.flatten(0, -4)))
         if self.standardize:
-            features = ((features - self.feature_mean) / self.feature_std).to(features.dtype)
+            features = F.batch_norm(features, self.feature_mean.flatten(), self.feature_std.flatten().square(), eps=0)
         return features.unflatten(0, frames.shape[:-3])
 
     def latent_actions(self, features: th.Tensor) -> th.Tensor:
@@ -223,7 +225,8 @@ class BCVLRPolicy(BasePolicy):
         """(B, n, C, H, W): the changes up to the newest map, in their own units, then the newest map itself."""
         if not self.frame_differences:
             return features
-        return th.cat(((features[:, 1:] - features[:, :-1]) / self.change_std, features[:, -1:]), dim=1)
+        changes = (features[:, 1:] - features[:, :-1]) / self.change_std
+        return th.cat((changes.to(features.dtype), features[:, -1:]), dim=1)
 
     # SB3's face.
 
