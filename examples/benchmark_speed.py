@@ -6,6 +6,7 @@ How fast each stage is: ms a gradient step, ms to act, seconds of a whole run, p
     python examples/benchmark_speed.py --stage act --n-envs 1 64       # latency of predict
     python examples/benchmark_speed.py --stage imitation --batch-sizes 16 32 64 128 256 512
     python examples/benchmark_speed.py --video-frames 10000 100000 1000000    # memory-mapped: should be flat
+    python examples/benchmark_speed.py --stage dynamics --profile      # which operators or kernels take the time
 
 ``--reference FOLDER`` times another implementation in the same run: the folder holds a ``steps.py`` with
 ``make_step(stage, batch_size, device)``, which returns a function that makes one step of this stage, or None.
@@ -29,12 +30,15 @@ import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep
 import numpy as np
 import torch as th
 from ladder import write_csv
+from quickstart import choose_convolutions
 from stable_baselines3.common.logger import Logger
-from train import model_arguments
+from torch.profiler import ProfilerActivity, profile
+from train import PRESETS, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.envs import make_procgen
 
+N_OPERATORS = 25  # of a stage that a profile names
 STAGES = ("encoder", "dynamics", "imitation", "online", "act", "step")
 BATCH_SIZES = {  # the argument that sets a stage's batch size
     "encoder": "encoder_batch_size",
@@ -86,6 +90,30 @@ def milliseconds(run: Callable[[int], None], device: th.device, n_steps: int, n_
     return float(wall), float(cpu)
 
 
+def operator_times(run: Callable[[int], None], device: th.device, n_steps: int) -> list[dict[str, float | str]]:
+    """
+    Which operators, on a GPU kernels, a step's time goes to; as in ``milliseconds`` without what a stage costs once.
+
+    :return: name, ms and calls a step, the slowest first
+    """
+    is_gpu = device.type == "cuda"
+
+    def totals(n: int) -> dict[str, np.ndarray]:
+        with profile(activities=[ProfilerActivity.CUDA if is_gpu else ProfilerActivity.CPU]) as profiler:
+            run(n)
+            synchronize(device)
+        return {
+            event.key: np.array((event.self_device_time_total if is_gpu else event.self_cpu_time_total, event.count))
+            for event in profiler.key_averages()
+        }
+
+    totals(1)
+    shorter, longer = totals(n_steps), totals(2 * n_steps)
+    steps = {name: (longer[name] - shorter.get(name, 0)) / n_steps for name in longer}
+    rows = [{"operator": name, "ms": round(us / 1000, 4), "calls": round(calls, 2)} for name, (us, calls) in steps.items()]
+    return sorted(rows, key=lambda row: -row["ms"])
+
+
 def reference_run(folder: Path, stage: str, batch_size: int, device: th.device) -> Callable[[int], None] | None:
     """The other implementation's steps of this stage, as ``milliseconds`` wants them; None if it has none."""
     spec = importlib.util.spec_from_file_location("reference_steps", folder / "steps.py")
@@ -125,6 +153,7 @@ def make_model(args: argparse.Namespace, batch_size: int | None, n_envs: int, n_
         seed=0,
         **kwargs | {"learning_starts": 10**9, "rollout_steps": 4 * n_envs, "gradient_steps": 0},
     )
+    choose_convolutions(args.fast_convolutions)
     model.set_logger(Logger(None, []))
     model.pretrained = True
     model.learn(max(8 * n_envs, 1024))  # random steps, for the replay
@@ -150,7 +179,7 @@ def whole_run(times: dict[str, float], n_envs: int, args: argparse.Namespace) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--preset", choices=["default", "paper"], default="default")
+    parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[None], help="default: the preset's")
@@ -159,16 +188,19 @@ def main() -> None:
     parser.add_argument("--cache-dir", type=Path, help="of the decoded noise; default: the user's cache")
     parser.add_argument("--reference", type=Path, metavar="FOLDER", help="with a steps.py: another implementation to time")
     parser.add_argument("--quick", action="store_true", help="fewer steps and repetitions")
+    parser.add_argument("--profile", action="store_true", help="write OUT_profile.csv as well: operators of each stage")
+    parser.add_argument("--fast-convolutions", action="store_true", help="on a GPU, which then do not repeat to the last bit")
     parser.add_argument("--out", type=Path, default=Path("outputs/speed.csv"))
     args = parser.parse_args()
     n_repeats = 3 if args.quick else 5
     args.out.parent.mkdir(parents=True, exist_ok=True)
 
-    rows = []
+    rows, operators = [], []
     for batch_size, n_envs, n_frames in itertools.product(args.batch_sizes, args.n_envs, args.video_frames):
         model = make_model(args, batch_size, n_envs, n_frames)
         is_gpu = model.device.type == "cuda"
-        n_steps = 20 if not args.quick else 10 if is_gpu else 3  # on a GPU the first four are not yet what the others are
+        # On a GPU the first four steps are not yet what the others are, and compiled code reads labels in chunks of 512.
+        n_steps = 16 if is_gpu else 3 if args.quick else 20
         device = th.cuda.get_device_name(model.device) if is_gpu else platform.processor() or "cpu"
         about = {"device": device, "threads": th.get_num_threads(), "torch": th.__version__, "preset": args.preset}
         about["set"] = json.dumps(args.set)
@@ -194,6 +226,14 @@ def main() -> None:
                 f"{stage:10} {times[stage]:9.2f} ms   batch {size:4}   {n_envs:3} environments   {n_frames} frames", flush=True
             )
             write_csv(args.out, rows)
+            if args.profile:
+                slowest = operator_times(partial(work, model, stage), model.device, n_steps)[:N_OPERATORS]
+                operators += [{"stage": stage, "batch_size": size, **row} for row in slowest]
+                print(
+                    *(f"    {row['ms']:9.3f} ms {row['calls']:8.1f} calls  {row['operator'][:80]}" for row in slowest),
+                    sep="\n",
+                )
+                write_csv(args.out.with_stem(f"{args.out.stem}_profile"), operators)
         if set(times) == set(STAGES) and batch_size is None:
             print(f"a whole run of 100,000 steps: {whole_run(times, n_envs, args):.0f} s ({device})")
 

@@ -11,6 +11,29 @@ videos=$1 out=$2
 here=$(dirname "$0")
 mkdir -p "$out"
 
+fast='"mixed_precision": true, "compile": true'
+
+# Where a step's time goes, kernel by kernel: a minute or two.
+python "$here/benchmark_speed.py" --preset paper --quick --profile --fast-convolutions --set "{$fast}" --out "$out/speed_paper.csv"
+
+# Published sizes, videos that pi does not know by heart, and the shift that may stand in for more of them.
+for seed in 0 1 2; do
+    for game in bigfish fruitbot; do
+        procgen=(python "$here/train.py" "procgen/$game" --videos "$videos/$game" --seed $seed --fast-convolutions)
+        "${procgen[@]}" --preset paper --set "{$fast}" --out "$out/paper_$game-$seed"
+        "${procgen[@]}" --preset paper --set "{$fast, \"imitation_pad\": 2}" --out "$out/paper_shifted_$game-$seed"
+        "${procgen[@]}" --out "$out/default_$game-$seed"
+        "${procgen[@]}" --preset small --out "$out/small_$game-$seed"
+    done
+done
+python "$here/train.py" procgen/bigfish --videos "$videos/bigfish" --preset paper --out "$out/paper_float32_bigfish"
+
+# Scaling, and the quickstart in under a minute.
+python "$here/benchmark_speed.py" --stage dynamics imitation online --batch-sizes 64 128 256 512 1024 --out "$out/speed_batch_sizes.csv"
+python "$here/benchmark_speed.py" --stage dynamics imitation --video-frames 10000 100000 1000000 2500000 --out "$out/speed_videos.csv"
+python "$here/quickstart.py" --out "$out/quickstart"
+
+# Continuous control.
 record() { # task, episodes, further arguments: TASK-labelled to learn from, and a tenth as many of TASK-test-labelled
     name=${1#*/}
     for part in "$name $2 1" "$name-test $(($2 / 10)) 2"; do
@@ -30,11 +53,9 @@ for task in drawer-open faucet-open faucet-close; do
 done
 videos="$videos/two-views" record metaworld/reach 1000 --action-repeat 5 --stop-after-success 10 --noise 0.3 --camera side+behindGripper # docs/benchmarks/metaworld.md
 
-fast='"mixed_precision": true, "compile": true'
-
 ladder() { # task, folder, further hyper-parameters, further arguments
     name=${1#*/}
-    python "$here/ladder.py" "$1" --labelled "$videos/$name-labelled" --held-out "$videos/$name-test-labelled" --preset paper --processes \
+    python "$here/ladder.py" "$1" --labelled "$videos/$name-labelled" --held-out "$videos/$name-test-labelled" --preset paper --processes --fast-convolutions \
         --n-envs 4 --eval-episodes 20 --out "$out/$2" --set "{$fast, $3}" "${@:4}"
 }
 
@@ -64,21 +85,3 @@ for task in drawer-open faucet-open faucet-close; do
     screen metaworld/$task --env '{"action_repeat": 5}'
 done
 videos="$videos/two-views" screen metaworld/reach --env '{"action_repeat": 5, "camera": "side+behindGripper"}'
-
-# Published sizes, videos that pi does not know by heart, and the shift that may stand in for more of them.
-for seed in 0 1 2; do
-    for game in bigfish fruitbot; do
-        procgen=(python "$here/train.py" "procgen/$game" --videos "$videos/$game" --seed $seed)
-        "${procgen[@]}" --preset paper --set "{$fast}" --out "$out/paper_$game-$seed"
-        "${procgen[@]}" --preset paper --set "{$fast, \"imitation_pad\": 2}" --out "$out/paper_shifted_$game-$seed"
-        "${procgen[@]}" --out "$out/default_$game-$seed"
-        "${procgen[@]}" --preset small --out "$out/small_$game-$seed"
-    done
-done
-python "$here/train.py" procgen/bigfish --videos "$videos/bigfish" --preset paper --out "$out/paper_float32_bigfish"
-
-# Where a step's time goes, scaling, and the quickstart in under a minute.
-python "$here/benchmark_speed.py" --preset paper --quick --set "{$fast}" --out "$out/speed_paper.csv"
-python "$here/benchmark_speed.py" --stage dynamics imitation online --batch-sizes 64 128 256 512 1024 --out "$out/speed_batch_sizes.csv"
-python "$here/benchmark_speed.py" --stage dynamics imitation --video-frames 10000 100000 1000000 2500000 --out "$out/speed_videos.csv"
-python "$here/quickstart.py" --out "$out/quickstart"

@@ -32,7 +32,7 @@ import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from quickstart import LearningCurve, RandomPolicy, eval_seed, evaluate, load_videos
+from quickstart import LearningCurve, RandomPolicy, choose_convolutions, eval_seed, evaluate, load_videos
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.utils import FloatSchedule
 from torch.nn import functional as F
@@ -240,6 +240,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
+    parser.add_argument("--fast-convolutions", action="store_true", help="on a GPU, which then do not repeat to the last bit")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     suite, task = args.task.split("/")
@@ -254,6 +255,7 @@ def main() -> None:
     folders = args.labelled, args.held_out
     videos, held_out = (load_videos(folder, env, args.seed, kwargs.get("n_history"), on_error="raise") for folder in folders)
     model = BCVLR(env, videos=videos, seed=args.seed, **kwargs)
+    choose_convolutions(args.fast_convolutions)
     n_rollouts = -(-args.steps // (model.train_freq.frequency * args.n_envs))
     start = time.perf_counter()
     pretrain(model, args.pretrained)
@@ -294,6 +296,7 @@ def main() -> None:
             ladder.clone_latent_actions(args.updates)
         else:
             model = BCVLR(env, videos, seed=args.seed, **{**kwargs, "imitation_steps": args.updates // n_rollouts})
+            choose_convolutions(args.fast_convolutions)
             ladder.model, model.pretrained = model, True
             model.policy.load_state_dict(ladder.start)
             ladder.policy = model.policy

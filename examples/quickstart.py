@@ -16,6 +16,7 @@ from typing import Any
 
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
+import torch as th
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -105,6 +106,17 @@ def read_video_return(videos: Path) -> float | None:
         return float(np.mean([float(row["return"]) for row in csv.DictReader(file)]))
 
 
+def choose_convolutions(fast: bool) -> None:
+    """
+    On a GPU, a seed given to a model makes SB3 ask cuDNN for convolutions that repeat to the last bit.
+
+    :param fast: take that back; to be called after each model that is made
+    """
+    if fast:
+        th.backends.cudnn.deterministic = False
+        th.backends.cudnn.benchmark = True
+
+
 def run(
     make_env: Callable[[int, int], VecEnv],
     videos: Path,
@@ -113,6 +125,7 @@ def run(
     n_envs: int,
     n_eval_episodes: int,
     seed: int,
+    fast_convolutions: bool = False,
     **model_kwargs: Any,
 ) -> dict[str, Any]:
     """
@@ -121,6 +134,7 @@ def run(
     :param make_env: called with the number of environments and a seed
     :param videos: a folder of expert videos; what they return is read in its ``episodes.csv`` (file, length, return), if there
     :param n_eval_episodes: fresh episodes of an evaluation, as many in each of at most 64 environments
+    :param fast_convolutions: ``choose_convolutions``
     :return: what ``summary.json`` holds
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -139,6 +153,7 @@ def run(
     known = "unknown" if video_return is None else f"{video_return:.2f}"
     print(f"{dataset.n_episodes} videos, {dataset.n_frames} frames {dataset.observation_shape}, mean return {known}")
     model = BCVLR(env, videos=dataset, seed=seed, **model_kwargs)
+    choose_convolutions(fast_convolutions)
     random = timed("random play", evaluate, RandomPolicy(eval_env), eval_env, n_eval_episodes)
     curve = LearningCurve()  # its seconds begin with pre-training
     timed("pre-train", model.pretrain, progress_bar=True)

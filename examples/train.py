@@ -77,6 +77,7 @@ if __name__ == "__main__":
     parser.add_argument("--processes", action="store_true", help="give each environment of MuJoCo a process of its own")
     parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
+    parser.add_argument("--fast-convolutions", action="store_true", help="on a GPU, which then do not repeat to the last bit")
     args = parser.parse_args()
 
     suite, _, task = args.task.partition("/")
@@ -103,5 +104,6 @@ if __name__ == "__main__":
         args.n_envs,
         args.eval_episodes,
         args.seed,
+        args.fast_convolutions,
         **model_arguments(args.task, args.preset, args.set),
     )

@@ -24,11 +24,15 @@ def make_step(stage, batch_size, device):
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("speed")
+
+
+@pytest.fixture(scope="module")
+def rows(folder):
     """The csv of a run over two stages beside a reference that has one of them."""
-    folder = tmp_path_factory.mktemp("speed")
     (folder / "steps.py").write_text(REFERENCE)
-    options = "--device cpu --quick --stage imitation act --batch-sizes 4 --n-envs 2 --video-frames 200"
+    options = "--device cpu --quick --profile --stage imitation act --batch-sizes 4 --n-envs 2 --video-frames 200"
     folders = ["--out", folder / "speed.csv", "--cache-dir", folder / "cache", "--reference", folder]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["benchmark_speed.py", *options.split(), *map(str, folders)])
@@ -50,6 +54,24 @@ def test_the_reference_is_timed_in_the_same_run(rows):
 
 def test_a_stage_that_the_reference_lacks_has_no_ratio(rows):
     assert rows["act"]["ratio"] == "nan"
+
+
+def test_a_profile_names_the_operators_of_each_stage(rows, folder):
+    with open(folder / "speed_profile.csv") as file:
+        operators = {(row["stage"], row["operator"]): float(row["ms"]) for row in csv.DictReader(file)}
+    assert operators["imitation", "aten::convolution_backward"] > 0
+    assert {stage for stage, _ in operators} == {"imitation", "act"}
+    assert not any("backward" in name for stage, name in operators if stage == "act")
+
+
+def test_a_profile_counts_what_each_step_calls():
+    def run(n_steps):
+        _ = th.ones(10) / 2  # what a stage does once
+        for _ in range(n_steps):
+            (th.ones(10) + 1).exp().exp()
+
+    calls = {row["operator"]: row["calls"] for row in benchmark_speed.operator_times(run, th.device("cpu"), n_steps=3)}
+    assert (calls["aten::add"], calls["aten::exp"], calls["aten::div"]) == (1, 2, 0)
 
 
 def test_what_a_stage_costs_once_does_not_count():
