@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import torch as th
@@ -223,10 +224,12 @@ class BCVLRPolicy(BasePolicy):
 
     def _differences(self, features: th.Tensor) -> th.Tensor:
         """(B, n, C, H, W): the changes up to the newest map, in their own units, then the newest map itself."""
-        if not self.frame_differences:
-            return features
-        changes = (features[:, 1:] - features[:, :-1]) / self.change_std
-        return th.cat((changes.to(features.dtype), features[:, -1:]), dim=1)
+        maps = features.unbind(1)
+        if self.frame_differences:
+            changes = [((after - before) / self.change_std).to(features.dtype) for before, after in pairwise(maps)]
+            maps = (*changes, maps[-1])
+        # Joined as channels, so that p and w, which see them as such, need not copy them into channels-last order.
+        return th.cat(maps, dim=1).unflatten(1, (len(maps), -1))
 
     # SB3's face.
 
