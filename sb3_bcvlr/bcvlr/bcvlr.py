@@ -112,7 +112,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param tune_encoder: where f goes on learning (ablation): "dynamics", with p and w offline; "online", with p and d
     :param feature_loss_class: trains f: ``InfoNCE``, ``PrototypeLoss`` or another module. Made of the encoder, the
         observation's shape, ``literal`` and ``feature_loss_kwargs``, it turns windows (B, n_history + 1, C, H, W) in
-        [-0.5, 0.5] into the loss; its ``update_target(tau)`` is called every ``target_update_interval`` steps
+        [-0.5, 0.5], of bfloat16 where ``mixed_precision`` is, into the loss; its ``update_target(tau)`` is called every
+        ``target_update_interval`` steps
     :param feature_loss_kwargs: further arguments of it
     :param mixed_precision: train in bfloat16 where that is safe (``torch.autocast``); weights, losses, codes and ``predict``
         stay float32. None: on CPUs that multiply bfloat16 themselves (AVX512-BF16, AMX), a third less time there
@@ -488,17 +489,22 @@ class BCVLR(VideoImitationAlgorithm):
         episodes = []
         for number, (observations, actions) in enumerate(transitions):
             observations, actions = np.asarray(observations), np.asarray(actions)
+            if observations.dtype != np.uint8:
+                raise ValueError(f"Episode {number} has observations of {observations.dtype}, expected uint8 from 0 to 255.")
             if observations.ndim == 1 + len(self.observation_space.shape):
                 observations = maybe_transpose(observations, self.observation_space)
-            if observations.shape != (len(actions) + 1, *self.observation_space.shape):
+            if len(actions) == 0 or observations.shape != (len(actions) + 1, *self.observation_space.shape):
                 raise ValueError(
                     f"Episode {number} has observations of shape {observations.shape} and {len(actions)} actions, expected "
-                    f"{(len(actions) + 1, *self.observation_space.shape)}: one observation more than actions."
+                    f"{(len(actions) + 1, *self.observation_space.shape)}: at least one action, and one observation more than "
+                    "actions."
                 )
-            actions = actions.reshape(len(actions), *self.action_space.shape).astype(self.action_space.dtype)
-            if not all(map(self.action_space.contains, actions)):
+            given = actions.reshape(len(actions), *self.action_space.shape)
+            actions = given.astype(self.action_space.dtype)
+            is_cut = self.policy.is_discrete and (actions != given).any()  # 1.7 is no action
+            if is_cut or not all(map(self.action_space.contains, actions)):
                 raise ValueError(
-                    f"Episode {number} has actions from {actions.min()} to {actions.max()}, expected those of the "
+                    f"Episode {number} has actions from {given.min()} to {given.max()}, expected those of the "
                     f"environment: {self.action_space}."
                 )
             if isinstance(self.action_space, spaces.Box):

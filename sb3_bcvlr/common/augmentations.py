@@ -24,6 +24,6 @@ def resampled_shift(images: th.Tensor, pad: int) -> th.Tensor:
     padded = F.pad(images, (pad, pad, pad, pad), mode="replicate")
     rows, columns = (th.linspace(-1, 1, n + 2 * pad, device=images.device)[:n] for n in (height, width))
     grid = th.stack(th.meshgrid(columns, rows, indexing="xy"), dim=-1)  # (H, W, 2) as (x, y)
-    steps = 2 / (th.tensor([width, height], device=images.device) + 2 * pad - 1)
-    shifts = th.randint(2 * pad + 1, (batch_size, 1, 1, 2), device=images.device) * steps
-    return F.grid_sample(padded, grid + shifts, align_corners=False)
+    shifts = th.randint(2 * pad + 1, (batch_size, 1, 1, 2), device=images.device)
+    steps = [shifts[..., axis] * (2 / (size + 2 * pad - 1)) for axis, size in enumerate((width, height))]
+    return F.grid_sample(padded, grid + th.stack(steps, dim=-1), align_corners=False)

@@ -37,6 +37,7 @@ class GraphedStep:
 
     def __init__(self, step: Callable[..., tuple[th.Tensor, ...]], device: th.device):
         self._step = step
+        self._device = device
         self._n_calls_until_recording = N_WARMUP if device.type == "cuda" else -1
         self._graph: th.cuda.CUDAGraph | None = None
         self._inputs: tuple[th.Tensor, ...] = ()
@@ -61,19 +62,22 @@ class GraphedStep:
 
     def _warm_up(self, inputs: tuple[th.Tensor, ...]) -> tuple[th.Tensor, ...]:
         """A step on a stream of its own, since what ran on the default one cannot be recorded."""
-        stream = th.cuda.Stream()
-        stream.wait_stream(th.cuda.current_stream())
-        with th.cuda.stream(stream):
-            outputs = self._step(*inputs)
-        th.cuda.current_stream().wait_stream(stream)
-        return tuple(output.clone() for output in outputs)
+        with th.cuda.device(self._device):
+            stream = th.cuda.Stream()
+            stream.wait_stream(th.cuda.current_stream())
+            with th.cuda.stream(stream):
+                outputs = self._step(*inputs)
+            th.cuda.current_stream().wait_stream(stream)
+            return tuple(output.clone() for output in outputs)
 
     def _record(self, inputs: tuple[th.Tensor, ...]) -> None:
         self._inputs = tuple(value.clone() for value in inputs)
         graph = th.cuda.CUDAGraph()
         try:
-            with th.cuda.graph(graph):
-                self._outputs = self._step(*self._inputs)
+            # The outer stream is the one that is current again afterwards, even where the recording fails on its way out.
+            with th.cuda.device(self._device), th.cuda.stream(th.cuda.current_stream(self._device)):
+                with th.cuda.graph(graph, stream=th.cuda.Stream()):
+                    self._outputs = self._step(*self._inputs)
         except RuntimeError as error:
             self._n_calls_until_recording = -1
             warnings.warn(f"No CUDA graph of {self._step.__qualname__}, which stays slower: {error}", stacklevel=3)

@@ -54,7 +54,7 @@ class VectorQuantizer(nn.Module):
         self.revive_codes = revive_codes and not zero_counts
         codes = (2 * th.rand(n_codebooks, codebook_size, code_dim) - 1) * 5 / codebook_size
         self.register_buffer("codes", codes)
-        start = 0.0 if self.revive_codes else 1.0  # at 0, every code is moved onto a vector of the first batch
+        start = 0.0 if self.revive_codes else 1.0  # at 0, the first batch decides where every code is
         self.register_buffer("counts", th.full((n_codebooks, codebook_size), 0.0 if zero_counts else start))
         self.register_buffer("sums", start * codes)
 
@@ -97,7 +97,7 @@ class VectorQuantizer(nn.Module):
         draws = th.randint(vectors.shape[1], unused.shape, device=vectors.device)
         candidates = th.gather(vectors, 1, draws[..., None].expand(-1, -1, self.code_dim))
         self.codes.copy_(th.where(unused[..., None], candidates, self.codes))
-        # A tenth of an equal share gives the moved code some ten time constants' grace to win vectors of its own.
+        # A tenth of an equal share gives the moved code some two time constants' grace to win vectors of its own.
         self.counts.copy_(th.where(unused, 0.1 * share, self.counts))
         self.sums.copy_(th.where(unused[..., None], 0.1 * share * candidates, self.sums))
 

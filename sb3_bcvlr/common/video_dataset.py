@@ -8,8 +8,8 @@ import json
 import mmap
 import os
 import re
-import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -84,8 +84,6 @@ class VideoDataset:
         conversion = _Conversion(size, bool(grayscale), int(frame_skip))
         self._store = _open_store(videos, conversion, Path(cache_dir or _default_cache_dir()), on_error)
         for message in self._store.skipped:  # also told by a store that an earlier run has built
-            if on_error == "raise":
-                raise ValueError(message)
             warnings.warn(f"Video skipped: {message}", stacklevel=2)
         self.n_skipped = len(self._store.skipped)
         self._select(0, self._store.episode_lengths)
@@ -395,7 +393,12 @@ class _ContentHash:
 
     def watch(self, videos: Iterable[Video]) -> Iterator[tuple[Video, str]]:
         """The same videos with their names for errors, hashed as they pass."""
+        next_place = None
         for number, video in enumerate(videos):
+            place = _place(video) if isinstance(video, Path) else None
+            if place is not None:  # an episode may go on from one chunk into the next
+                self._hash.update(b"goes on" if place == next_place else b"begins")
+                next_place = *place[:2], place[2] + 1
             if isinstance(video, np.ndarray):
                 self._hash.update(f"array {video.shape} {video.dtype}".encode())
                 for frame in np.atleast_1d(video):
@@ -412,7 +415,7 @@ class _ContentHash:
             status = file.stat()
             self._budget -= status.st_size
             content = file.read_bytes() if self._budget >= 0 else f"{file.resolve()} {status.st_mtime_ns}".encode()
-            # LAPO's chunks go on from one into the next by their numbers, so a name can matter
+            # The ending decides how a file is read
             self._hash.update(f"{file.name} {status.st_size}".encode() + content)
         except OSError:  # whoever reads the video will say what is wrong with it
             self._hash.update(f"unreadable {file}".encode())
@@ -424,20 +427,21 @@ def _open_store(videos: Any, conversion: _Conversion, cache_dir: Path, on_error:
     named_videos: Iterable[tuple[Video, str]] = content.watch(_find_all(videos))
     if not isinstance(videos, Iterator):  # a generator has to be decoded to be known
         named_videos = list(named_videos)
-        try:
-            return _Store(cache_dir / content.file_name)
-        except (OSError, ValueError):
-            pass  # not there yet, or damaged
+        with contextlib.suppress(OSError, ValueError):  # not there yet, or damaged
+            store = _Store(cache_dir / content.file_name)
+            if not store.skipped or on_error == "skip":  # else what could not be read then may be readable now
+                return store
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(cache_dir)
-        descriptor, temporary = tempfile.mkstemp(dir=cache_dir, suffix=".tmp")
+        temporary = cache_dir / f"{uuid.uuid4().hex}.tmp"
+        temporary_file = temporary.open("xb")  # not by tempfile, whose files no other user of the folder may read
     except OSError as error:
         raise ValueError(
             f"Cannot write into the cache folder {cache_dir}: {error}; choose another with `cache_dir`."
         ) from error
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary_file as file:
             writer = _StoreWriter(file, conversion, on_error)
             # On a terminal only: decoding thousands of videos takes minutes
             for video, name in tqdm(named_videos, desc="decoding", unit="video", disable=None, mininterval=1):
@@ -446,14 +450,14 @@ def _open_store(videos: Any, conversion: _Conversion, cache_dir: Path, on_error:
         # Two processes may build the same store at once: each has its own file and the last to rename wins
         os.replace(temporary, cache_dir / content.file_name)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return _Store(cache_dir / content.file_name)
 
 
 def _remove_leftovers(cache_dir: Path) -> None:
     """Give back the space of killed runs: a running one writes to its file more often than once a day."""
     for file in cache_dir.glob("*.tmp"):
-        with contextlib.suppress(FileNotFoundError):  # another process may finish or remove it just now
+        with contextlib.suppress(OSError):  # another process may finish or remove it just now, or it is another user's
             if file.stat().st_mtime < time.time() - DAY:
                 file.unlink()
 

@@ -190,6 +190,8 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         if not self.pretrained:
             if self.replay_buffer_kwargs["n_stack"] > 1:  # a mistake that should not cost a pre-training
                 self.replay_buffer.check_first_stacks(self.env.reset())  # type: ignore[union-attr]
+                if self.seed is not None:
+                    self.env.seed(self.seed)  # the reset that counts is still to come
             self.pretrain(progress_bar=progress_bar)
         tb_log_name = tb_log_name or type(self).__name__
         learning_starts = self.learning_starts
@@ -209,13 +211,16 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
 
         :raises ValueError: the file's buffer is of other environments or windows than this model's
         """
-        own, self.replay_buffer = self.replay_buffer, None
-        super().load_replay_buffer(path, truncate_last_traj)
-        for name in ("n_envs", "n_history", "n_stack", "obs_shape"):
-            expected, value = (getattr(buffer, name, None) for buffer in (own, self.replay_buffer))
-            if value != expected:
-                self.replay_buffer = own
-                raise ValueError(f"{path} holds a replay buffer with {name}={value}, the model expects {name}={expected}.")
+        own = self.replay_buffer
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+            for name in ("n_envs", "n_history", "n_stack", "cross_episodes", "obs_shape", "action_dim"):
+                expected, value = (getattr(buffer, name, None) for buffer in (own, self.replay_buffer))
+                if value != expected:
+                    raise ValueError(f"{path} holds a replay buffer with {name}={value}, the model expects {name}={expected}.")
+        except Exception:
+            self.replay_buffer = own
+            raise
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """SB3's, but a last rollout that goes beyond the total takes no schedule below its end."""

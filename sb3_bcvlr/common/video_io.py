@@ -4,6 +4,7 @@ Whatever the source, frames are read as uint8 ``(T, H, W, 3)``, in blocks of a f
 whole in memory.
 """
 
+import errno
 import glob
 import os
 import re
@@ -152,6 +153,8 @@ def _errors_named(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # codecs raise nearly anything on a broken file
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # no fault of the video, which another run may well read
         reason = str(error).rstrip(".") or type(error).__name__
         raise ValueError(f"Cannot read {name}: {reason}.") from error
 

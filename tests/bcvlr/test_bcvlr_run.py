@@ -619,6 +619,15 @@ def test_stacked_frames_learn():
     assert all_finite(tiny_model(stack_frames(ActionPictureEnv(), 2)).learn(20))
 
 
+def test_checking_the_stacks_does_not_use_up_the_seed():
+    def model():
+        return tiny_model(stack_frames(gym.make("sb3_bcvlr/Foraging-v0"), 2), np.zeros((9, 32, 32, 3), np.uint8))
+
+    whole, apart = model().learn(20), model().pretrain().learn(20)
+    assert (whole.replay_buffer.frames == apart.replay_buffer.frames).all()
+    assert (whole.replay_buffer.actions == apart.replay_buffer.actions).all()
+
+
 def test_frames_stacked_in_another_way_than_the_videos_are_refused():
     env = VecFrameStack(DummyVecEnv([ActionPictureEnv] * 2), n_stack=2)
     with pytest.raises(ValueError, match=r"begin with black frames.*stack_frames"):

@@ -267,6 +267,22 @@ def test_align_refuses_observations_of_another_kind():
         dot_model().align([(VIDEOS[0][0], np.zeros((3, 2)))])
 
 
+@pytest.mark.parametrize("actions", [[0.5, 1.0], [0.0, 1.9]])
+def test_align_refuses_discrete_actions_that_are_no_whole_numbers(actions):
+    with pytest.raises(ValueError, match=f"from {actions[0]} to {actions[1]}, expected those of the environment: Discrete"):
+        tiny_model().align([(np.zeros((3, 16, 16, 3), np.uint8), np.array(actions))])
+
+
+def test_align_refuses_pictures_that_are_no_uint8():
+    with pytest.raises(ValueError, match="Episode 0 has observations of float32, expected uint8"):
+        dot_model().align([(VIDEOS[0][:4].astype(np.float32) / 255, ACTIONS[0][:3])])
+
+
+def test_align_refuses_an_episode_without_an_action():
+    with pytest.raises(ValueError, match="at least one action"):
+        dot_model().align([(VIDEOS[0][:1], ACTIONS[0][:0])])
+
+
 def test_align_refuses_nothing():
     with pytest.raises(ValueError, match="no transition to align with"):
         dot_model().align([])

@@ -265,13 +265,21 @@ def test_stacks_of_grey_frames_are_known_on_loading(tmp_path):
     loaded.learn(10)
 
 
-@pytest.mark.parametrize("change", [{"n_envs": 2}, {"n_history": 1}])
+def test_a_replay_buffer_that_is_not_there_leaves_the_models_own(tmp_path):
+    model = tiny_model().learn(10)
+    own = model.replay_buffer
+    with pytest.raises(FileNotFoundError):
+        model.load_replay_buffer(tmp_path / "nowhere.pkl")
+    assert model.replay_buffer is own and own.size() == 10
+
+
+@pytest.mark.parametrize("change", [{"n_envs": 2}, {"n_history": 1}, {"literal": ["cross_episodes"]}])
 def test_a_replay_buffer_of_other_environments_or_windows_is_refused(tmp_path, change):
     first = tiny_model().learn(10)
     first.save_replay_buffer(tmp_path / "replay.pkl")
     n_envs = change.pop("n_envs", 1)
     other = tiny_model(DummyVecEnv([ActionPictureEnv] * n_envs), **change)
     own = other.replay_buffer
-    with pytest.raises(ValueError, match=r"replay buffer with n_(envs|history)="):
+    with pytest.raises(ValueError, match=r"replay buffer with (n_envs|n_history|cross_episodes)="):
         other.load_replay_buffer(tmp_path / "replay.pkl")
     assert other.replay_buffer is own

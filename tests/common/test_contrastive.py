@@ -206,8 +206,11 @@ def test_the_prototypes_have_unit_length_when_they_are_used():
     assert th.allclose(feature_loss.prototypes.weight.norm(dim=1), th.ones(6))
 
 
-def test_the_gradient_of_the_prototype_loss_reaches_all_but_the_target():
+@pytest.mark.parametrize("mixed_precision", [False, True])
+def test_the_gradient_of_the_prototype_loss_reaches_all_but_the_target(mixed_precision):
     feature_loss = make_prototypes()
-    feature_loss(th.rand(4, 2, *SHAPE) - 0.5).backward()
+    with th.autocast("cpu", th.bfloat16, enabled=mixed_precision):
+        loss = feature_loss(th.rand(4, 2, *SHAPE) - 0.5)
+    loss.backward()
     with_gradient = {name.split(".")[0] for name, p in feature_loss.named_parameters() if p.grad is not None and p.grad.any()}
     assert with_gradient == {"predictor", "prototypes", "online"}

@@ -67,6 +67,11 @@ def test_a_replayed_step_trains_as_the_step_itself():
     th.testing.assert_close(weights, expected_weights, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(th.cuda.device_count() < 2, reason="no second GPU")
+def test_a_step_is_replayed_on_a_gpu_that_is_not_the_current_one():
+    np.testing.assert_allclose(train("cuda:1", 10, graphed=True)[0], train("cpu", 10, graphed=False)[0], rtol=1e-4, atol=1e-5)
+
+
 @needs_gpu
 def test_a_step_that_cannot_be_recorded_is_called_with_a_warning():
     with pytest.warns(UserWarning, match="No CUDA graph of .*step"):

@@ -1,5 +1,6 @@
 """Each test states one fact; frames are filled with their own number, so that windows can be read as numbers."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_bcvlr.common import video_dataset
+from sb3_bcvlr.common import video_dataset, video_io
 from sb3_bcvlr.common.video_dataset import VideoDataset
 from sb3_bcvlr.common.video_io import write_video
 
@@ -226,6 +227,15 @@ def test_a_chunk_never_goes_on_in_a_video_or_another_folder(tmp_path):
     assert VideoDataset(files).episode_lengths.tolist() == [2, 2, 2]
 
 
+def test_chunks_of_one_stream_and_of_two_are_different_stores(tmp_path):
+    write_chunk(tmp_path / "a" / "7.npz", filled(0, 1), 0, 0)
+    for folder in ("a", "b"):
+        write_chunk(tmp_path / folder / "8.npz", filled(2, 3), 0, 0)
+    first = tmp_path / "a" / "7.npz"
+    assert VideoDataset([first, tmp_path / "a" / "8.npz"]).episode_lengths.tolist() == [4]
+    assert VideoDataset([first, tmp_path / "b" / "8.npz"]).episode_lengths.tolist() == [2, 2]
+
+
 def test_one_frame_episodes_of_a_chunk_are_told_and_give_no_window(tmp_path):
     write_chunk(tmp_path / "d" / "0.npz", filled(0, 1, 2), 1, 0, 1)
     with pytest.warns(UserWarning, match="1 of 2 episodes hold one frame"):
@@ -284,8 +294,34 @@ def test_skipping_warns_of_each_broken_video_and_counts_them_on_every_start(brok
         assert (dataset.n_skipped, dataset.n_episodes) == (len(BROKEN), 2)
         assert all_windows(dataset) == [[1, 2], [2, 3], [1, 2], [2, 3]]
         no_decoding()
-    with pytest.raises(ValueError, match=r"Cannot read .*dangling.mp4"):  # the cache does not silence what "raise" would say
+
+
+def test_what_was_skipped_is_an_error_again_where_nothing_may_be(broken_videos):
+    with pytest.warns(UserWarning, match="Video skipped"):
+        VideoDataset(broken_videos, n_history=1, on_error="skip")
+    with pytest.raises(ValueError, match=r"Cannot read .*dangling.mp4"):
         VideoDataset(broken_videos)
+
+
+def test_what_was_skipped_is_tried_again_where_nothing_may_be(tmp_path, monkeypatch):
+    good, late = tmp_path / "good.npy", tmp_path / "late.npy"
+    for path in (good, late):
+        np.save(path, filled(1, 2))
+    with monkeypatch.context() as patch:
+        read = video_dataset.iterate_frames
+        patch.setattr(video_dataset, "iterate_frames", lambda video, name: read(video if video == good else "gone.npy", name))
+        with pytest.warns(UserWarning, match="Video skipped"):
+            assert VideoDataset([good, late], on_error="skip").n_episodes == 1
+    assert VideoDataset([good, late], on_error="raise").n_episodes == 2
+
+
+def test_a_lack_of_handles_is_no_fault_of_the_video(monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(video_io, "_read_blocks", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        VideoDataset([filled(1, 2)], on_error="skip")
 
 
 def test_a_skipped_chunk_parts_the_stream_and_leaves_nothing_behind(tmp_path):
@@ -390,6 +426,13 @@ def test_a_run_that_dies_midway_leaves_nothing_and_the_next_one_succeeds(cache_d
         VideoDataset(dying())
     assert not list(cache_dir.iterdir())
     assert all_windows(VideoDataset([filled(0, 1)])) == [[0, 0, 1]]
+
+
+def test_a_store_is_as_readable_as_other_files(cache_dir, tmp_path):
+    VideoDataset(filled(0, 1))
+    (tmp_path / "other").touch()
+    (store,) = cache_dir.iterdir()
+    assert store.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_leftovers_of_killed_runs_go_after_a_day(cache_dir):
