@@ -22,35 +22,20 @@ from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, checked_na
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 LOG_STEPS = 100  # gradient steps between two lines of the pre-training log
-POSITIVE = (
-    "n_history",
-    "n_stack",
-    "buffer_size",
-    "random_action_steps",
-    "rollout_steps",
-    "batch_size",
-    "encoder_batch_size",
-    "dynamics_batch_size",
-    "imitation_batch_size",
-    "n_epochs",
-    "target_update_interval",
-)
+WHOLE_NUMBERS = {  # and the least that each may be
+    **dict.fromkeys(("n_history", "n_stack", "buffer_size", "random_action_steps", "rollout_steps", "n_epochs"), 1),
+    **dict.fromkeys(("batch_size", "encoder_batch_size", "dynamics_batch_size", "imitation_batch_size"), 1),
+    **dict.fromkeys(("target_update_interval", "stats_window_size"), 1),
+    **dict.fromkeys(("learning_starts", "pretrain_encoder_steps", "pretrain_dynamics_steps", "quantizer_warmup_steps"), 0),
+    **dict.fromkeys(("pretrain_imitation_steps", "imitation_steps", "dynamics_pad", "imitation_pad"), 0),
+    "gradient_steps": -1,
+}
 NOT_NEGATIVE = (
-    "learning_starts",
-    "pretrain_encoder_steps",
-    "pretrain_dynamics_steps",
-    "quantizer_warmup_steps",
-    "pretrain_imitation_steps",
-    "exploration_noise",
-    "imitation_steps",
-    "dynamics_pad",
-    "imitation_pad",
-    "world_model_coef",
-    "commitment_coef",
-    "idm_learning_rate",
-    "action_decoder_learning_rate",
-    "world_model_learning_rate",
+    *("learning_rate", "encoder_learning_rate", "dynamics_learning_rate", "imitation_learning_rate", "idm_learning_rate"),
+    *("action_decoder_learning_rate", "world_model_learning_rate"),
+    *("exploration_noise", "world_model_coef", "commitment_coef", "max_grad_norm"),
 )
+SHARES = {"policy_tau": "1 averages nothing", "tau": "1 copies"}
 
 
 class BCVLR(VideoImitationAlgorithm):
@@ -81,7 +66,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param n_stack: frames in an observation. None: as a ``VideoDataset`` given is stacked, else frames of 3 channels, or of 1
         if 3 do not divide the observation's; stacks of 3, 6, ... grey frames have to be told
     :param buffer_size: environment steps that the replay buffer holds
-    :param learning_starts: environment steps with random actions at the start; training begins when more have been made
+    :param learning_starts: training begins when more environment steps have been made; actions are random until then. 0: none
+        is random
     :param random_action_steps: how long each of the random actions lasts: where pictures lag behind actions, those that change
         at every step cancel out unseen (ours)
     :param rollout_steps: environment steps, of all environments together, between two calls of ``train``; rounded up to as
@@ -93,7 +79,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param pretrain_imitation_steps: gradient steps of pi, offline
     :param exploration_noise: standard deviation of the normal noise on continuous actions, scaled to [-1, 1], in rollouts;
         discrete actions are sampled
-    :param gradient_steps: of p and d after each rollout; 0 only collects, pi learns nothing either
+    :param gradient_steps: of p and d after each rollout; 0 only collects, pi learns nothing either; -1, as in SB3: one for
+        each step of the rollout
     :param n_epochs: count these instead as passes over all steps in the replay
     :param imitation_steps: gradient steps of pi after each rollout
     :param batch_size: windows of the replay in a step of p and d
@@ -283,16 +270,20 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _check_arguments(self) -> None:
         """
-        :raises ValueError: a number is too small, or a name is not known
+        :raises ValueError: a number is too small or not whole, or a name is not known
         """
-        minima = dict.fromkeys(POSITIVE, 1) | dict.fromkeys(NOT_NEGATIVE, 0)
-        for name, minimum in minima.items():
-            value = getattr(self, name)
+        for name, minimum in (WHOLE_NUMBERS | dict.fromkeys(NOT_NEGATIVE, 0)).items():
+            value = self._stats_window_size if name == "stats_window_size" else getattr(self, name)
             value = min(value(1.0), value(0.0)) if callable(value) else value  # a schedule's start and end
+            if value is not None and name in WHOLE_NUMBERS and not isinstance(value, int | np.integer):
+                raise ValueError(f"{name} is {value!r}, expected a whole number.")
             if value is not None and value < minimum:
                 raise ValueError(f"{name} is {value}, expected at least {minimum}.")
-        if not 0 < self.policy_tau <= 1:
-            raise ValueError(f"policy_tau is {self.policy_tau}, expected more than 0 and at most 1: 1 averages nothing.")
+        for name, meaning in SHARES.items():
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0 and at most 1: {meaning}.")
+        if not isinstance(self.feature_loss_class, type):
+            raise ValueError(f"feature_loss_class is {self.feature_loss_class!r}, expected a class such as InfoNCE.")
         quantized = ((self.policy_kwargs or {}).get("quantizer_kwargs") or {}).get("enabled", True)
         if quantized and 0 < self.pretrain_dynamics_steps <= self.quantizer_warmup_steps:
             raise ValueError(
@@ -305,7 +296,8 @@ class BCVLR(VideoImitationAlgorithm):
 
     def pretrain(self, progress_bar: bool = False) -> "BCVLR":
         """
-        Offline stage: f, then p and w, then pi, from the videos alone and without an environment step.
+        Offline stage: f, then p and w, then pi, from the videos alone and without an environment step. Where it was
+        interrupted, it goes on with the first of the three that was not finished.
 
         :param progress_bar: show one for each of them
         :raises ValueError: the model has no videos
@@ -313,15 +305,11 @@ class BCVLR(VideoImitationAlgorithm):
         self._prepare_to_learn()
         self._start_log("pretrain")
         self.policy.set_training_mode(True)
-        self._pretrain_encoder(progress_bar)
-        self._pretrain_dynamics(progress_bar)
-        optimizer = self._optimizer(th.optim.AdamW, self.policy.latent_policy.parameters(), self.imitation_learning_rate)
-        n_steps_before = self.pretrain_encoder_steps + self.pretrain_dynamics_steps
-
-        def log(step: int, losses: list[th.Tensor]) -> None:
-            self._log_pretraining("imitation_loss", losses, n_steps_before + step)
-
-        self._imitate_videos(self.pretrain_imitation_steps, optimizer, progress_bar, log)
+        stages = (self._pretrain_encoder, self._pretrain_dynamics, self._pretrain_imitation)
+        for stage in stages[self._n_stages_finished :]:
+            stage(progress_bar)
+            self._n_stages_finished += 1
+        self._n_stages_finished = 0  # called again, it begins again
         self.pretrained = True
         return self
 
@@ -390,18 +378,31 @@ class BCVLR(VideoImitationAlgorithm):
         if self.policy.standardize:
             self.policy.fit_latent_statistics(self._label_videos(self.videos.sample_indices(4096)))
 
+    def _pretrain_imitation(self, progress_bar: bool) -> None:
+        """pi by cloning what p reads in the videos (L_bc)."""
+        optimizer = self._optimizer(th.optim.AdamW, self.policy.latent_policy.parameters(), self.imitation_learning_rate)
+        n_steps_before = self.pretrain_encoder_steps + self.pretrain_dynamics_steps
+
+        def log(step: int, losses: list[th.Tensor]) -> None:
+            self._log_pretraining("imitation_loss", losses, n_steps_before + step)
+
+        self._imitate_videos(self.pretrain_imitation_steps, optimizer, progress_bar, log)
+
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        is_random = self.num_timesteps < learning_starts
+        # Until the first update, whenever a rollout ends: a d that has not been trained means nothing.
+        is_random = learning_starts > 0 and (self.num_timesteps < learning_starts or self._n_updates == 0)
         if is_random and self._random_action is not None and self.num_timesteps // n_envs % self.random_action_steps:
             return self._random_action
-        action = super()._sample_action(learning_starts, None if is_random else action_noise, n_envs)
+        action = super()._sample_action(self.num_timesteps + is_random, None if is_random else action_noise, n_envs)
         self._random_action = action if is_random else None
         return action
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Online stage, after each rollout: p and d learn from the rollouts (L_ft), pi from the videos (L_bc)."""
+        if self.replay_buffer.size() < 2:  # o_t+1 is stored one step later: there is no window yet
+            return
         if self.n_epochs is not None:
             gradient_steps = math.ceil(self.n_epochs * self.replay_buffer.size() * self.n_envs / batch_size)
         self._update(self.replay_buffer, gradient_steps, batch_size, self.imitation_steps)

@@ -9,6 +9,7 @@ import torch as th
 from gymnasium import spaces
 from torch import nn
 
+from sb3_bcvlr.bcvlr.bcvlr import BCVLR
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
 
 
@@ -29,25 +30,27 @@ class ActingNetworks(nn.Module):
         return decoded
 
 
-def export_onnx(policy: BCVLRPolicy, path: str | os.PathLike[str]) -> None:
+def export_onnx(policy: BCVLRPolicy | BCVLR, path: str | os.PathLike[str]) -> None:
     """
     Write encoder, latent policy and decoder as one ONNX graph.
 
     Its input ``observations`` is (batch, C, H, W) uint8, of any batch size. Its output is ``logits`` (batch, n_actions), whose
     largest is the deterministic action, or ``actions`` (batch, action_dim) in the bounds of the action space.
 
-    :param policy: ``model.policy``
-    :param path: of the .onnx file, which is written beside and then renamed
+    :param policy: a model or its policy
+    :param path: of the .onnx file, which is written beside and then renamed; its folder is made where there is none
     :raises ImportError: ONNX is not installed
     """
     try:
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as error:
         raise ImportError("Exporting a policy needs ONNX: pip install 'sb3_bcvlr[onnx]'") from error
+    policy = policy.policy if isinstance(policy, BCVLR) else policy
     networks = ActingNetworks(deepcopy(policy).cpu()).eval()
     assert policy.observation_space.shape is not None
     example = th.zeros(2, *policy.observation_space.shape, dtype=th.uint8)
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.onnx")
     try:
         th.onnx.export(

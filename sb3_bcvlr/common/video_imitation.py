@@ -1,17 +1,19 @@
 """What every algorithm that learns from videos shares: the videos, ``pretrain`` before ``learn``, save hooks."""
 
 import ctypes
+import inspect
 import os
 import platform
 from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecFrameStack, is_vecenv_wrapped
 from tqdm import tqdm
@@ -80,16 +82,22 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         self.rollout_steps: int | None = rollout_steps
         self.literal = literal
         self.pretrained = False
+        self._n_stages_finished = 0  # of a pre-training that was interrupted
+        self._tb_log_name = type(self).__name__
 
     def _setup_model(self) -> None:
         if getattr(self, "observation_space", None) is None:
             raise ValueError(f"There is no environment: `{type(self).__name__}(env, ...)`, or `load(path)` for a saved model.")
         _check_spaces(self.observation_space, self.action_space)
         self.literal = checked_names("literal", self.literal, self.literal_choices)
+        frequency = self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq
+        if frequency is not None and frequency < 1:
+            raise ValueError(f"train_freq is {self.train_freq}, expected at least 1 step.")
         if self.train_freq is None or isinstance(self.train_freq, TrainFreq):  # not given, or as a saved model had it
             self.train_freq = self.train_freq if self.rollout_steps is None else -(-self.rollout_steps // self.n_envs)
         else:
             self.rollout_steps = None
+        self._check_wrappers()
         self.n_stack = self._find_n_stack()
         if self.n_history is None:
             self.n_history = self.videos.n_history if isinstance(self.videos, VideoDataset) else 1 if self.n_stack > 1 else 2
@@ -109,13 +117,24 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         """Arguments of the policy that follow from the algorithm's own."""
         return {"n_history": self.n_history, "literal": self.literal}
 
-    def _find_n_stack(self) -> int:
-        """Frames in an observation: as told, as the videos are stacked, else of 3 channels, or of 1 if 3 do not divide."""
+    def _check_wrappers(self) -> None:
+        """
+        :raises ValueError: the environment is wrapped in something that spoils pictures
+        """
         if self.env is not None and is_vecenv_wrapped(self.env, VecFrameStack):
             raise ValueError(
                 "The environment is stacked by SB3's VecFrameStack, whose episodes begin with black frames that no video "
                 "shows: stack with sb3_bcvlr.envs.stack_frames(env, n) before it is vectorized."
             )
+        normalize = self._vec_normalize_env
+        if normalize is not None and normalize.observation_space.shape != self.observation_space.shape:
+            raise ValueError(
+                "VecNormalize lies around an environment whose pictures have their channels last, where SB3 mixes them up in "
+                "rollouts: leave it out. It would normalize rewards alone, which are never used."
+            )
+
+    def _find_n_stack(self) -> int:
+        """Frames in an observation: as told, as the videos are stacked, else of 3 channels, or of 1 if 3 do not divide."""
         assert self.observation_space.shape is not None
         channels = self.observation_space.shape[0]
         if self.n_stack is not None:
@@ -187,13 +206,13 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                 f"There is no environment to learn in: `{type(self).__name__}.load(path, env=env)` or `set_env(env)`."
             )
         self._prepare_to_learn()
+        self._tb_log_name = tb_log_name = tb_log_name or type(self).__name__
         if not self.pretrained:
             if self.replay_buffer_kwargs["n_stack"] > 1:  # a mistake that should not cost a pre-training
                 self.replay_buffer.check_first_stacks(self.env.reset())  # type: ignore[union-attr]
                 if self.seed is not None:
                     self.env.seed(self.seed)  # the reset that counts is still to come
             self.pretrain(progress_bar=progress_bar)
-        tb_log_name = tb_log_name or type(self).__name__
         learning_starts = self.learning_starts
         if self._n_updates:  # random steps are for a model that knows nothing yet, not for every call
             self.learning_starts = 0
@@ -204,6 +223,35 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             )
         finally:
             self.learning_starts = learning_starts
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfVideoImitation],
+        path: Any,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfVideoImitation:
+        """
+        SB3's; what it is given besides counts instead of what was saved.
+
+        :raises ValueError: an argument is neither SB3's nor one of the constructor's, or the saved networks do not fit
+        """
+        unknown = sorted(kwargs.keys() - inspect.signature(cls).parameters.keys())
+        if unknown:
+            raise ValueError(f"load was given {unknown}, expected arguments of {cls.__name__} or of SB3's load.")
+        try:
+            return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            raise ValueError(
+                f"{path} holds other networks than these arguments make: n_history, n_stack and policy_kwargs have to be those "
+                f"that it was saved with. {error}"
+            ) from error
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """
@@ -245,7 +293,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
     def _start_log(self, stage: str) -> None:
         """A run of its own, since its axis is not environment steps."""
         if not self._custom_logger:
-            name = f"{type(self).__name__}_{stage}"
+            name = f"{self._tb_log_name}_{stage}"
             self._logger = configure_logger(self.verbose, self.tensorboard_log, name, reset_num_timesteps=True)
 
     def _excluded_save_params(self) -> list[str]:
@@ -266,11 +314,15 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
     if not is_image_space(observation_space):
         raise ValueError(
             f"The environment observes {observation_space}, expected images: a Box of shape (H, W, C) or (C, H, W) and dtype "
-            "uint8 from 0 to 255. gymnasium.wrappers.AddRenderObservation makes them of what the environment renders."
+            f"uint8 from 0 to 255. {_how_to_get_images(observation_space)}"
         )
     if not isinstance(action_space, spaces.Discrete | spaces.Box):
         raise ValueError(
             f"The environment acts in {action_space}, expected Discrete or a bounded Box: wrap other actions into one."
+        )
+    if isinstance(action_space, spaces.Box) and not np.issubdtype(action_space.dtype, np.floating):
+        raise ValueError(
+            f"The environment acts in {action_space}, expected floats: gymnasium.wrappers.TransformAction can round them."
         )
     if isinstance(action_space, spaces.Box) and not action_space.is_bounded():
         raise ValueError(
@@ -279,6 +331,20 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
         )
     if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
         raise ValueError(f"The environment acts in {action_space}, expected actions from 0 on: shift them in a wrapper.")
+
+
+def _how_to_get_images(space: spaces.Space) -> str:
+    """Advice for an environment that observes something else."""
+    if isinstance(space, spaces.Dict):
+        return "gymnasium.wrappers.AddRenderObservation(env, render_only=True), or SB3's VecExtractDictObs, leaves them alone."
+    n_axes = len(space.shape or ())
+    if n_axes == 4:
+        return "sb3_bcvlr.envs.stack_frames(env, n) stacks them in their channels."
+    if n_axes == 2:
+        return "gymnasium.wrappers.GrayscaleObservation(env, keep_dim=True) keeps their channel."
+    if n_axes == 3:
+        return "They are scaled here: leave out what normalizes them, such as VecNormalize, or scale them to uint8."
+    return "gymnasium.wrappers.AddRenderObservation makes them of what the environment renders."
 
 
 def keep_freed_memory() -> bool:

@@ -254,7 +254,7 @@ def write_video(path: PathLike, frames: np.ndarray, fps: float = 15, lossless: b
     """
     Write frames as H.264, beside the target first and then renamed, so that no half video is ever seen.
 
-    :param path: .mp4, .mkv or .mov
+    :param path: .mp4, .mkv or .mov; its folder is made where there is none
     :param frames: uint8 ``(T, H, W, C)``
     :param fps: frames per second
     :param lossless: True keeps each pixel (RGB, for training); False gives small files that every player shows (for people)
@@ -268,6 +268,7 @@ def write_video(path: PathLike, frames: np.ndarray, fps: float = 15, lossless: b
         raise ValueError(f"Cannot write {path}: {len(frames)} frames, fps={fps} and scale={scale} must all be positive.")
     height, width = scale * frames.shape[1], scale * frames.shape[2]
     pad = (0, 0) if lossless else (height % 2, width % 2)  # yuv420p halves both sides
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         with av.open(str(temporary), "w") as container:

@@ -1,5 +1,8 @@
 """Replay buffer that keeps each frame once and cuts windows on sampling."""
 
+import math
+import os
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,8 +33,8 @@ class WindowReplayBuffer(ReplayBuffer):
     :param n_stack: frames that the environment stacks in an observation, oldest first
     :param cross_episodes: as the authors do, cut windows without looking at where episodes end
     :param seed: of the buffer's own random generator
-    :raises ValueError: ``optimize_memory_usage`` is asked for (this buffer has its own way), or the environment stacks frames
-        in another way
+    :raises ValueError: ``optimize_memory_usage`` is asked for (this buffer has its own way), there is no memory for so many
+        frames, or the environment stacks them in another way
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class WindowReplayBuffer(ReplayBuffer):
         shape = (self.buffer_size, n_envs)
         channels, *size = self.obs_shape
         self.n_channels = channels // n_stack
-        self.frames = np.zeros((*shape, self.n_channels, *size), observation_space.dtype)
+        self.frames = self._allocate((*shape, self.n_channels, *size))
         self.actions = np.zeros((*shape, self.action_dim), self._maybe_cast_dtype(action_space.dtype))
         self.ends = np.ones(shape, bool)  # the next row holds another episode
         self._resident: th.Tensor | None = None  # a copy of the frames in a GPU's memory, but for
@@ -69,6 +72,20 @@ class WindowReplayBuffer(ReplayBuffer):
         self._next_observations: np.ndarray | None = None
         self._windows: np.ndarray | None = None  # flat indices of legal windows, found at the first sample after an add
         self._rng = np.random.default_rng(seed)
+
+    def _allocate(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Memory that fills up as steps are made; a mistake is told before it has."""
+        gib, memory_gib = math.prod(shape) / 2**30, _memory_gib()
+        advice = (
+            f"{shape[0] * shape[1]} frames of {shape[-2]}x{shape[-1]} pixels take {gib:.1f} GiB: choose a smaller buffer_size or "
+            "smaller pictures (gymnasium.wrappers.ResizeObservation)."
+        )
+        if gib > memory_gib:
+            warnings.warn(f"This machine has {memory_gib:.1f} GiB of memory. {advice}", stacklevel=2)
+        try:
+            return np.zeros(shape, np.uint8)
+        except MemoryError as error:
+            raise ValueError(f"There is no memory for the replay buffer. {advice}") from error
 
     def reset(self) -> None:
         """Forget all steps."""
@@ -182,3 +199,11 @@ class WindowReplayBuffer(ReplayBuffer):
         if self.full:  # what came before the oldest row is overwritten, not repeated
             legal[: self.n_reached] = False
         return np.flatnonzero(legal), starts
+
+
+def _memory_gib() -> float:
+    """Of this machine; infinite where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return math.inf

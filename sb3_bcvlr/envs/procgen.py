@@ -272,14 +272,19 @@ class ProcgenLibrary:
 
 
 def make_procgen(
-    game: str, n_envs: int, seed: int, num_levels: int = 0, start_level: int = 0, distribution_mode: str = "easy"
+    game: str,
+    n_envs: int = 1,
+    seed: int | None = None,
+    num_levels: int = 0,
+    start_level: int = 0,
+    distribution_mode: str = "easy",
 ) -> "ProcgenVecEnv":
     """
     ``n_envs`` copies of a Procgen game as one ``VecEnv``, see ``ProcgenVecEnv``.
 
     :param game: one of ``PROCGEN_GAMES``
     :param n_envs: number of environments
-    :param seed: fixes the sequence of levels of each of them
+    :param seed: fixes the sequence of levels of each of them; None: any
     :param num_levels: how many levels there are, from ``start_level`` on; 0 for all 2**31 - 1
     :param start_level: seed of the first level; without effect if ``num_levels`` is 0
     :param distribution_mode: "easy", "hard", or for some games "extreme" or "memory"
@@ -317,8 +322,8 @@ class ProcgenVecEnv(VecEnv):
     def __init__(
         self,
         game: str,
-        n_envs: int,
-        seed: int,
+        n_envs: int = 1,
+        seed: int | None = None,
         num_levels: int = 0,
         start_level: int = 0,
         distribution_mode: str = "easy",
@@ -337,7 +342,7 @@ class ProcgenVecEnv(VecEnv):
         self.time_limit = time_limit(game, distribution_mode)
         self.render_mode = "rgb_array"  # costs nothing: the observations are the pictures
         self._start_time = time.time()
-        self._build(seed)
+        self._build(int(np.random.default_rng().integers(MAX_LEVEL + 1)) if seed is None else seed)
         height, width, channels = FRAME_SHAPE
         observation_space = spaces.Box(0, 255, (channels, height, width), np.uint8)
         super().__init__(n_envs, observation_space, spaces.Discrete(len(ACTION_NAMES)))

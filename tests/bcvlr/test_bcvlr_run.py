@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, ReshapeObservation
 from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 from toys import SIZE, ActionPictureEnv, equal, fake_videos, moved, snapshot, tiny_arguments, tiny_model
 
 from sb3_bcvlr import BCVLR, VideoDataset
@@ -467,9 +468,29 @@ def test_learning_without_environment_is_refused():
         model.learn(10)
 
 
-def test_training_before_there_is_a_window_is_refused():
-    with pytest.raises(ValueError, match="not one window of 3 frames"):
-        pretrained(learning_starts=0, rollout_steps=1).learn(1)
+def test_training_waits_until_there_is_a_window():
+    model = pretrained(learning_starts=0, rollout_steps=1).learn(1)
+    assert model._n_updates == 0
+    assert model.learn(2, reset_num_timesteps=False)._n_updates == 4
+
+
+def test_a_pretraining_that_was_interrupted_goes_on_with_the_stage(monkeypatch):
+    model = tiny_model()
+    label = model._label_videos
+    monkeypatch.setattr(model, "_label_videos", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.pretrain()
+    monkeypatch.setattr(model, "_label_videos", label)
+    before = snapshot(model)
+    model.pretrain()
+    assert moved(before, snapshot(model)) >= {"idm", "world_model", "latent_policy"}
+    assert "encoder" not in moved(before, snapshot(model))
+
+
+def test_a_finished_pretraining_can_be_repeated():
+    model = tiny_model().pretrain()
+    before = snapshot(model)
+    assert moved(before, snapshot(model.pretrain())) >= {"encoder", "idm", "world_model", "latent_policy"}
 
 
 def test_the_base_leaves_pretraining_to_its_children():
@@ -500,8 +521,10 @@ def count_random_steps(model: BCVLR, monkeypatch) -> list[int]:
     return samples
 
 
-@pytest.mark.parametrize(("n_envs", "learning_starts", "n_expected"), [(1, 9, 9), (1, 0, 0), (4, 9, 12), (1, 100, 20)])
-def test_learning_starts_counts_random_steps_of_all_environments(n_envs, learning_starts, n_expected, monkeypatch):
+@pytest.mark.parametrize(
+    ("n_envs", "learning_starts", "n_expected"), [(1, 9, 10), (1, 12, 20), (1, 0, 0), (4, 9, 12), (1, 100, 20)]
+)
+def test_steps_are_random_until_the_first_update_after_learning_starts(n_envs, learning_starts, n_expected, monkeypatch):
     model = tiny_model(DummyVecEnv([ActionPictureEnv] * n_envs), learning_starts=learning_starts)
     model.pretrained = True
     samples = count_random_steps(model, monkeypatch)
@@ -530,7 +553,7 @@ def test_a_second_learn_still_makes_random_steps_if_the_first_never_trained(monk
     model.learn(10)
     samples = count_random_steps(model, monkeypatch)
     model.learn(20)
-    assert len(samples) == 15
+    assert len(samples) == 20
 
 
 @pytest.mark.parametrize(
@@ -754,16 +777,16 @@ def test_pretraining_logs_the_mean_of_its_last_losses(monkeypatch):
 def test_tensorboard_gets_a_run_for_each_stage(log_every_step, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    model = tiny_model(tensorboard_log=str(tmp_path)).learn(30, log_interval=1)
+    model = tiny_model(tensorboard_log=str(tmp_path)).learn(30, log_interval=1, tb_log_name="mine")
     model.logger.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["BCVLR_1", "BCVLR_pretrain_1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine_1", "mine_pretrain_1"]
     tags = {}
     for path in tmp_path.iterdir():
         events = EventAccumulator(str(path))
         events.Reload()
         tags[path.name] = set(events.Tags()["scalars"])
-    assert tags["BCVLR_pretrain_1"] == PRETRAIN_KEYS
-    assert tags["BCVLR_1"] >= TRAIN_KEYS - {"train/n_updates"}
+    assert tags["mine_pretrain_1"] == PRETRAIN_KEYS
+    assert tags["mine_1"] >= TRAIN_KEYS - {"train/n_updates"}
 
 
 def test_nothing_is_printed_unless_asked(capfd):
@@ -844,11 +867,29 @@ def test_n_updates_counts_gradient_steps():
         ("exploration_noise", -0.5),
         ("world_model_coef", -1),
         ("policy_tau", 0),
+        ("tau", -1),
+        ("max_grad_norm", -1),
+        ("gradient_steps", -2),
+        ("train_freq", 0),
+        ("train_freq", (0, "step")),
+        ("encoder_learning_rate", -1),
+        ("stats_window_size", 0),
     ],
 )
 def test_numbers_that_are_too_small_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"{name} is {value}, expected"):
+    with pytest.raises(ValueError, match=re.escape(f"{name} is {value}, expected")):
         tiny_model(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["batch_size", "gradient_steps", "pretrain_encoder_steps", "n_history"])
+def test_numbers_that_are_not_whole_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is 8.0, expected a whole number"):
+        tiny_model(**{name: 8.0})
+
+
+def test_the_name_of_a_feature_loss_is_refused():
+    with pytest.raises(ValueError, match="feature_loss_class is 'InfoNCE', expected a class"):
+        tiny_model(feature_loss_class="InfoNCE")
 
 
 @pytest.mark.parametrize("name", ["literal", "tune_encoder"])
@@ -884,6 +925,42 @@ def test_a_dict_of_observations_is_refused():
     env = ActionPictureEnv()
     env.observation_space = spaces.Dict({"picture": env.observation_space})
     with pytest.raises(ValueError, match="expected images"):
+        BCVLR(env, fake_videos())
+
+
+@pytest.mark.parametrize(
+    ("space", "advice"),
+    [
+        (spaces.Box(0, 255, (3, SIZE, SIZE, 3), np.uint8), "stack_frames"),
+        (spaces.Box(0, 255, (SIZE, SIZE), np.uint8), "keep_dim=True"),
+        (spaces.Box(-10, 10, (SIZE, SIZE, 3), np.float32), "VecNormalize"),
+        (spaces.Dict({"pixels": spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)}), "render_only=True"),
+        (spaces.Box(-1, 1, (4,), np.float32), "AddRenderObservation makes them"),
+    ],
+)
+def test_the_advice_fits_what_is_observed(space, advice):
+    env = ActionPictureEnv()
+    env.observation_space = space
+    with pytest.raises(ValueError, match=f"expected images.*{advice}"):
+        BCVLR(env, fake_videos())
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_normalized_rewards_are_refused_where_they_mix_up_pictures(channels_first):
+    env = VecNormalize(DummyVecEnv([lambda: ActionPictureEnv(channels_first=channels_first)]), norm_obs=False)
+    if channels_first:
+        assert all_finite(tiny_model(env).learn(20))
+    else:
+        with pytest.raises(
+            ValueError, match="VecNormalize lies around an environment whose pictures have their channels last"
+        ):
+            tiny_model(env)
+
+
+def test_actions_of_whole_numbers_on_axes_are_refused():
+    env = ActionPictureEnv()
+    env.action_space = spaces.Box(0, 255, (2,), np.uint8)
+    with pytest.raises(ValueError, match="expected floats"):
         BCVLR(env, fake_videos())
 
 

@@ -87,6 +87,14 @@ def test_the_graph_is_one_file_without_idm_and_world_model(exported):
     assert n_parameters <= n_stored < n_parameters + 50  # statistics and bounds beside them
 
 
+def test_a_model_is_exported_as_its_policy_into_a_folder_that_is_made(monkeypatch, tmp_path):
+    pytest.importorskip("onnxscript")
+    model, path = tiny_model(), tmp_path / "new" / "policy.onnx"
+    monkeypatch.setattr(th.onnx, "export", lambda networks, _, path, **__: path.write_text(type(networks.policy).__name__))
+    export_onnx(model, path)
+    assert path.read_text() == "BCVLRPolicy"
+
+
 def test_exporting_leaves_the_policy_as_it_was(monkeypatch, tmp_path):
     pytest.importorskip("onnxscript")
     policy, seen = tiny_model().policy, []

@@ -265,6 +265,16 @@ def test_stacks_of_grey_frames_are_known_on_loading(tmp_path):
     loaded.learn(10)
 
 
+def test_load_refuses_arguments_that_it_does_not_know(path):
+    with pytest.raises(ValueError, match=r"load was given \['lerning_rate'\]"):
+        BCVLR.load(path, lerning_rate=3)
+
+
+def test_load_refuses_another_history_than_the_saved_networks_have(path):
+    with pytest.raises(ValueError, match=r"n_history, n_stack and policy_kwargs have to be those that it was"):
+        BCVLR.load(path, env=ActionPictureEnv(), n_history=1)
+
+
 def test_a_replay_buffer_that_is_not_there_leaves_the_models_own(tmp_path):
     model = tiny_model().learn(10)
     own = model.replay_buffer

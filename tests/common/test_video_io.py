@@ -56,6 +56,11 @@ def test_lossless_videos_come_back_bit_exact(tmp_path, ending):
     np.testing.assert_array_equal(read_video(tmp_path / f"v{ending}"), frames)
 
 
+def test_the_folder_of_a_video_is_made(tmp_path):
+    write_video(tmp_path / "a" / "b" / "v.mp4", np.zeros((2, 4, 4, 3), np.uint8))
+    assert read_video(tmp_path / "a" / "b" / "v.mp4").shape == (2, 4, 4, 3)
+
+
 def test_scale_repeats_pixels(tmp_path):
     frames = noise(2, 4, 4)
     write_video(tmp_path / "v.mp4", frames, scale=3)

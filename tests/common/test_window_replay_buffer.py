@@ -9,6 +9,7 @@ from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import ActionPictureEnv, read, tiny_model
 
+from sb3_bcvlr.common import window_replay_buffer
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 OBSERVATIONS = spaces.Box(0, 255, (1, 2, 2), np.uint8)
@@ -344,3 +345,15 @@ def test_channels_that_are_no_stack_are_refused():
     first, second = np.repeat(frame(1), 3, axis=1), np.concatenate((frame(5), frame(1), frame(2)), axis=1)
     with pytest.raises(ValueError, match="but these are others"):
         make_stacking_buffer().add(first, second, np.array([0]), np.zeros(1), np.array([False]), [{}])
+
+
+def test_frames_that_the_machine_has_no_memory_for_are_told_beforehand(monkeypatch):
+    monkeypatch.setattr(window_replay_buffer, "_memory_gib", lambda: 79 / 2**30)  # 20 frames of 4 bytes are 80
+    with pytest.warns(UserWarning, match="20 frames of 2x2 pixels take 0.0 GiB: choose a smaller buffer_size"):
+        make_buffer(20)
+
+
+def test_frames_that_cannot_be_kept_at_all_are_an_error():
+    space = spaces.Box(0, 255, (3, 480, 640), np.uint8)
+    with pytest.warns(UserWarning, match="This machine has"), pytest.raises(ValueError, match="smaller buffer_size"):
+        WindowReplayBuffer(10**9, space, ACTIONS, device="cpu")
