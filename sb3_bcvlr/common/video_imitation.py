@@ -249,8 +249,8 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             if "loading state_dict" not in str(error):
                 raise
             raise ValueError(
-                f"{path} holds other networks than these arguments make: n_history, n_stack and policy_kwargs have to be those "
-                f"that it was saved with. {error}"
+                f"{path} holds other networks than these arguments make: n_history, n_stack and policy_kwargs have to be "
+                f"those that it was saved with. {error}"
             ) from error
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:

@@ -77,8 +77,8 @@ class WindowReplayBuffer(ReplayBuffer):
         """Memory that fills up as steps are made; a mistake is told before it has."""
         gib, memory_gib = math.prod(shape) / 2**30, _memory_gib()
         advice = (
-            f"{shape[0] * shape[1]} frames of {shape[-2]}x{shape[-1]} pixels take {gib:.1f} GiB: choose a smaller buffer_size or "
-            "smaller pictures (gymnasium.wrappers.ResizeObservation)."
+            f"{shape[0] * shape[1]} frames of {shape[-2]}x{shape[-1]} pixels take {gib:.1f} GiB: choose a smaller buffer_size "
+            "or smaller pictures (gymnasium.wrappers.ResizeObservation)."
         )
         if gib > memory_gib:
             warnings.warn(f"This machine has {memory_gib:.1f} GiB of memory. {advice}", stacklevel=2)
