@@ -86,6 +86,8 @@ class VideoDataset:
         for message in self._store.skipped:  # also told by a store that an earlier run has built
             warnings.warn(f"Video skipped: {message}", stacklevel=2)
         self.n_skipped = len(self._store.skipped)
+        if self._store.squashed:
+            warnings.warn(f"Pictures of another shape are squashed: {self._store.squashed}.", stacklevel=2)
         self._select(0, self._store.episode_lengths)
         n_single = int((self.episode_lengths == 1).sum())
         if n_single and not cross_episodes:
@@ -232,8 +234,8 @@ def _resize_weights(n_in: int, n_out: int) -> th.Tensor:
 
 class _Store:
     """
-    A read-only file: frames uint8 ``(N, C, H, W)``, then json (shape, lengths, what was skipped), its length in 8 bytes,
-    ``FORMAT``.
+    A read-only file: frames uint8 ``(N, C, H, W)``, then json (shape, lengths, what was skipped or squashed), its length in
+    8 bytes, ``FORMAT``.
 
     One file, since renaming one file is atomic: whoever opens it sees all or nothing.
 
@@ -253,6 +255,7 @@ class _Store:
             self.frame_shape = tuple(about["frame_shape"])
             self.episode_lengths = np.array(about["episode_lengths"], dtype=np.int64)
             self.skipped: list[str] = about["skipped"]
+            self.squashed: str | None = about.get("squashed")  # which older stores do not tell
             shape = (int(self.episode_lengths.sum()), *self.frame_shape)
             n_bytes = int(np.prod(shape))
             if n_bytes + size + 16 != path.stat().st_size:
@@ -300,6 +303,7 @@ class _StoreWriter:
         self.frame_shape: tuple[int, ...] | None = None
         self.episode_lengths: list[int] = []
         self.skipped: list[str] = []
+        self.squashed: str | None = None  # the first video whose sides are in another proportion
         self._next_place: tuple[Path, str, int] | None = None  # of the chunk in which the unfinished episode may go on
         self._n_read = self._n_stored = 0  # frames of the episode that is being written
 
@@ -352,6 +356,9 @@ class _StoreWriter:
         if not len(kept):
             return
         converted = self.conversion(kept)
+        (height, width), (new_height, new_width) = frames.shape[1:3], converted.shape[2:]
+        if abs(height * new_width / (width * new_height) - 1) > 0.1 and self.squashed is None:
+            self.squashed = f"{name}, {width}x{height} pixels, to {new_width}x{new_height}"
         if self.frame_shape not in (None, converted.shape[1:]):
             raise ValueError(
                 f"{name} has frames of shape {converted.shape[1:]}, the videos before it {self.frame_shape}; "
@@ -372,7 +379,7 @@ class _StoreWriter:
             reason = f"{len(self.skipped)} were skipped, the first: {self.skipped[0]}" if self.skipped else "none was given"
             reason = "every episode holds one frame" if self.episode_lengths else reason
             raise ValueError(f"No video is left to learn from: {reason}")
-        about = {"frame_shape": self.frame_shape, "episode_lengths": self.episode_lengths, "skipped": self.skipped}
+        about = {name: getattr(self, name) for name in ("frame_shape", "episode_lengths", "skipped", "squashed")}
         text = json.dumps(about).encode()
         self.file.write(text + len(text).to_bytes(8, "little") + FORMAT)
 

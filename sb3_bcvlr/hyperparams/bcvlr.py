@@ -153,6 +153,7 @@ METAWORLD_SMALL: dict[str, Any] = SMALL | dict(
 
 # For 25,000 steps of the agent. Of the suite only ball_in_cup was tried (docs/benchmarks/dmcontrol.md).
 DMCONTROL_SMALL: dict[str, Any] = SMALL | dict(
+    learning_starts=999,
     rollout_steps=1_000,
     imitation_steps=320,
 )

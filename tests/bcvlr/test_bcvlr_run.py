@@ -628,7 +628,7 @@ def test_videos_of_all_kinds(kind, tmp_path):
 
 
 def test_videos_of_another_size_are_resized_unless_they_come_as_a_dataset():
-    assert tiny_model(videos=np.zeros((5, 40, 20, 3), np.uint8)).videos.observation_shape == (3, SIZE, SIZE)
+    assert tiny_model(videos=np.zeros((5, 40, 40, 3), np.uint8)).videos.observation_shape == (3, SIZE, SIZE)
 
 
 @pytest.mark.parametrize(("channels", "n_stack"), [(1, 1), (3, 1), (4, 4), (6, 2)])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -160,6 +161,15 @@ def test_growing_interpolates_between_pixel_centres():
     video = np.zeros((2, 1, 2, 3), dtype=np.uint8)
     video[:, 0, :, 0] = (0, 100)
     assert VideoDataset(video, image_size=(1, 4)).windows([0]).frames[0, 0, 0].tolist() == [[0, 25, 75, 100]]
+
+
+@pytest.mark.parametrize(("image_size", "warns"), [((8, 8), True), ((4, 8), False), ((9, 17), False), ((8, 4), True)])
+def test_pictures_of_another_proportion_are_told_on_every_start(image_size, warns):
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            VideoDataset(np.zeros((3, 8, 16, 3), np.uint8), image_size)
+        assert ["are squashed: array 0, 16x8 pixels, to" in str(warning.message) for warning in caught] == [True] * warns
 
 
 def test_resizing_agrees_with_torch_where_sides_divide():
