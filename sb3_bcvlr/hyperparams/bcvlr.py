@@ -117,7 +117,8 @@ STRONGER_DYNAMICS: dict[str, Any] = dict(
 # A small world needs fewer steps than the defaults, which are made for games like Procgen's.
 FORAGING: dict[str, Any] = dict(
     idm_learning_rate=2e-5,  # [D] the videos have taught p what an action is: online, d finds out which
-    learning_starts=500,  # ours, as all below
+    action_decoder_learning_rate=1e-3,  # [D]
+    learning_starts=999,  # ours, as all below
     rollout_steps=1_000,
     pretrain_encoder_steps=100,
     pretrain_dynamics_steps=400,
