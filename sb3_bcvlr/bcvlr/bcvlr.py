@@ -11,7 +11,7 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import maybe_transpose
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import FloatSchedule, polyak_update
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak_update
 from torch.nn import functional as F
 
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
@@ -21,6 +21,7 @@ from sb3_bcvlr.common.devices import GraphedStep, multiplies_bfloat16, to_device
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, checked_names, optimize
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
+FALLING_RATE = LinearSchedule(1e-3, 2e-5, 1.0)  # of p and d online
 LOG_STEPS = 100  # gradient steps between two lines of the pre-training log
 WHOLE_NUMBERS = {  # and the least that each may be
     **dict.fromkeys(("n_history", "n_stack", "buffer_size", "random_action_steps", "rollout_steps", "n_epochs"), 1),
@@ -58,7 +59,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param dynamics_learning_rate: of p and w, offline
     :param imitation_learning_rate: of pi, offline
     :param idm_learning_rate: of p, online; 0 leaves p as pre-trained (ablation "w/o ft"). A float or a schedule, as the next
-        two: while a rate falls, the action that p and d read in a pair of frames jumps less from rollout to rollout (ours)
+        two. By default it falls from 1e-3 to 2e-5: the action that p and d read in a pair of frames jumps less and less from
+        rollout to rollout (ours)
     :param action_decoder_learning_rate: of d, online
     :param world_model_learning_rate: of w, online; 0 leaves it as pre-trained
     :param n_history: observations before o_t+1 that p sees; w sees them too, pi sees o_t alone. None: 2, and 1 where the
@@ -141,8 +143,8 @@ class BCVLR(VideoImitationAlgorithm):
         encoder_learning_rate: float = 1e-3,
         dynamics_learning_rate: float = 1e-3,
         imitation_learning_rate: float = 1e-3,
-        idm_learning_rate: float | Schedule = 5e-4,
-        action_decoder_learning_rate: float | Schedule = 1e-3,
+        idm_learning_rate: float | Schedule = FALLING_RATE,
+        action_decoder_learning_rate: float | Schedule = FALLING_RATE,
         world_model_learning_rate: float | Schedule = 0.0,
         n_history: int | None = None,
         n_stack: int | None = None,
@@ -156,7 +158,7 @@ class BCVLR(VideoImitationAlgorithm):
         quantizer_warmup_steps: int = 4_000,
         pretrain_imitation_steps: int = 1_000,
         exploration_noise: float = 0.5,
-        gradient_steps: int = 60,
+        gradient_steps: int = 200,
         n_epochs: int | None = None,
         imitation_steps: int = 500,
         batch_size: int = 64,

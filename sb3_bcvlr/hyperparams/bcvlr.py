@@ -5,8 +5,6 @@ DMControl (BCV-LR).
 
 from typing import Any
 
-from stable_baselines3.common.utils import LinearSchedule
-
 from sb3_bcvlr.common.contrastive import PrototypeLoss
 from sb3_bcvlr.common.networks import DrQLatentPolicy
 
@@ -130,14 +128,11 @@ FORAGING: dict[str, Any] = dict(
 
 # Ours, for the default networks on one core of a CPU: what latent actions do is learned online, by f too.
 SMALL: dict[str, Any] = dict(
-    idm_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # at constant rates, on reach, what p + d reads is off by another 0.07
-    action_decoder_learning_rate=LinearSchedule(1e-3, 2e-5, 1.0),  # after each rollout: the hand rests a centimeter off
     pretrain_encoder_steps=0,  # a few hundred steps make f blind to where things are: it starts random,
     tune_encoder=["online"],  # and learns with p and d to see what actions do
     pretrain_dynamics_steps=1_200,
     quantizer_warmup_steps=800,
     pretrain_imitation_steps=0,
-    gradient_steps=200,  # with 60, nothing is read on fruitbot
     dynamics_pad=4,
     world_model_coef=0.0,  # w knows the features of the f that was
 )
