@@ -23,18 +23,43 @@ from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 FALLING_RATE = LinearSchedule(1e-3, 2e-5, 1.0)  # of p and d online
 LOG_STEPS = 100  # gradient steps between two lines of the pre-training log
-WHOLE_NUMBERS = {  # and the least that each may be
-    **dict.fromkeys(("n_history", "n_stack", "buffer_size", "random_action_steps", "rollout_steps", "n_epochs"), 1),
-    **dict.fromkeys(("batch_size", "encoder_batch_size", "dynamics_batch_size", "imitation_batch_size"), 1),
-    **dict.fromkeys(("target_update_interval", "stats_window_size"), 1),
-    **dict.fromkeys(("learning_starts", "pretrain_encoder_steps", "pretrain_dynamics_steps", "quantizer_warmup_steps"), 0),
-    **dict.fromkeys(("pretrain_imitation_steps", "imitation_steps", "dynamics_pad", "imitation_pad"), 0),
-    "gradient_steps": -1,
-}
+POSITIVE = (
+    "n_history",
+    "n_stack",
+    "buffer_size",
+    "random_action_steps",
+    "rollout_steps",
+    "n_epochs",
+    "target_update_interval",
+    "batch_size",
+    "encoder_batch_size",
+    "dynamics_batch_size",
+    "imitation_batch_size",
+    "_stats_window_size",
+)
+COUNTS = (
+    "learning_starts",
+    "pretrain_encoder_steps",
+    "pretrain_dynamics_steps",
+    "quantizer_warmup_steps",
+    "pretrain_imitation_steps",
+    "imitation_steps",
+    "dynamics_pad",
+    "imitation_pad",
+)
+WHOLE_NUMBERS = dict.fromkeys(POSITIVE, 1) | dict.fromkeys(COUNTS, 0) | {"gradient_steps": -1}  # and their minima
 NOT_NEGATIVE = (
-    *("learning_rate", "encoder_learning_rate", "dynamics_learning_rate", "imitation_learning_rate", "idm_learning_rate"),
-    *("action_decoder_learning_rate", "world_model_learning_rate"),
-    *("exploration_noise", "world_model_coef", "commitment_coef", "max_grad_norm"),
+    "learning_rate",
+    "encoder_learning_rate",
+    "dynamics_learning_rate",
+    "imitation_learning_rate",
+    "idm_learning_rate",
+    "action_decoder_learning_rate",
+    "world_model_learning_rate",
+    "exploration_noise",
+    "world_model_coef",
+    "commitment_coef",
+    "max_grad_norm",
 )
 SHARES = {"policy_tau": "1 averages nothing", "tau": "1 copies"}
 
@@ -270,20 +295,28 @@ class BCVLR(VideoImitationAlgorithm):
         super().set_parameters(load_path_or_dict, exact_match, device)
         self._set_finetune_learning_rates()
 
-    def _check_arguments(self) -> None:
+    def _check_numbers(self) -> None:
         """
-        :raises ValueError: a number is too small or not whole, or a name is not known
+        :raises ValueError: one is too small, or not whole
         """
-        for name, minimum in (WHOLE_NUMBERS | dict.fromkeys(NOT_NEGATIVE, 0)).items():
-            value = self._stats_window_size if name == "stats_window_size" else getattr(self, name)
+        for name, minimum in WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int | np.integer) or value < minimum):
+                raise ValueError(f"{name.strip('_')} is {value}, expected a whole number from {minimum} on.")
+        for name in NOT_NEGATIVE:
+            value = getattr(self, name)
             value = min(value(1.0), value(0.0)) if callable(value) else value  # a schedule's start and end
-            if value is not None and name in WHOLE_NUMBERS and not isinstance(value, int | np.integer):
-                raise ValueError(f"{name} is {value!r}, expected a whole number.")
-            if value is not None and value < minimum:
-                raise ValueError(f"{name} is {value}, expected at least {minimum}.")
+            if value < 0:
+                raise ValueError(f"{name} is {value}, expected at least 0.")
         for name, meaning in SHARES.items():
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0 and at most 1: {meaning}.")
+
+    def _check_arguments(self) -> None:
+        """
+        :raises ValueError: a number is not what it can be, or a name is not known
+        """
+        self._check_numbers()
         if not isinstance(self.feature_loss_class, type):
             raise ValueError(f"feature_loss_class is {self.feature_loss_class!r}, expected a class such as InfoNCE.")
         quantized = ((self.policy_kwargs or {}).get("quantizer_kwargs") or {}).get("enabled", True)
