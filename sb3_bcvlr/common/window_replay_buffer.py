@@ -78,7 +78,7 @@ class WindowReplayBuffer(ReplayBuffer):
         gib, memory_gib = math.prod(shape) / 2**30, _memory_gib()
         advice = (
             f"{shape[0] * shape[1]} frames of {shape[-2]}x{shape[-1]} pixels take {gib:.1f} GiB: choose a smaller buffer_size "
-            "or smaller pictures (gymnasium.wrappers.ResizeObservation)."
+            "or smaller pictures (gymnasium.wrappers.ResizeObservation, which needs opencv-python)."
         )
         if gib > memory_gib:
             warnings.warn(f"This machine has {memory_gib:.1f} GiB of memory. {advice}", stacklevel=2)
