@@ -1,7 +1,6 @@
 """Take a policy to where there is no PyTorch."""
 
 import os
-import uuid
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from sb3_bcvlr.bcvlr.bcvlr import BCVLR
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
+from sb3_bcvlr.common.files import written_beside
 
 
 class ActingNetworks(nn.Module):
@@ -49,10 +49,7 @@ def export_onnx(policy: BCVLRPolicy | BCVLR, path: str | os.PathLike[str]) -> No
     networks = ActingNetworks(deepcopy(policy).cpu()).eval()
     assert policy.observation_space.shape is not None
     example = th.zeros(2, *policy.observation_space.shape, dtype=th.uint8)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.onnx")
-    try:
+    with written_beside(Path(path)) as temporary:
         th.onnx.export(
             networks,
             (example,),
@@ -64,6 +61,3 @@ def export_onnx(policy: BCVLRPolicy | BCVLR, path: str | os.PathLike[str]) -> No
             output_names=["logits" if policy.is_discrete else "actions"],
             dynamic_shapes=({0: th.export.Dim("batch")},),
         )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

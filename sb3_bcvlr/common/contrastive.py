@@ -147,9 +147,8 @@ class PrototypeLoss(FeatureLoss):
         with th.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
             targets = F.normalize(self.target(self.shift(observations[:, -1], self.pad)), dim=1)
-            scores = F.linear(
-                targets, self.prototypes.weight.detach()
-            )  # else autocast may reuse a copy without gradient below
+            # Detached, else autocast may reuse its copy of the weights, made without gradient, below.
+            scores = F.linear(targets, self.prototypes.weight.detach())
             assignments = sinkhorn(scores / self.temperature, self.n_sinkhorn_steps)
         predictions = F.normalize(self.predictor(self.online(self.shift(observations[:, -2], self.pad))), dim=1)
         return F.cross_entropy(self.prototypes(predictions) / self.temperature, assignments)

@@ -304,14 +304,13 @@ class _StoreWriter:
         self.episode_lengths: list[int] = []
         self.skipped: list[str] = []
         self.squashed: str | None = None  # the first video whose sides are in another proportion
-        self._next_place: tuple[Path, str, int] | None = None  # of the chunk in which the unfinished episode may go on
+        self._unfinished: Video | None = None  # the chunk before, whose last episode may go on in the next
         self._n_read = self._n_stored = 0  # frames of the episode that is being written
 
     def add(self, video: Video, name: str) -> None:
-        place = _place(video) if isinstance(video, Path) else None
-        if place is None or place != self._next_place:
+        if not _goes_on(self._unfinished, video):
             self._end_episode()
-        self._next_place = None
+        self._unfinished = None
         state = self.file.tell(), self.frame_shape, len(self.episode_lengths), self._n_stored
         try:
             dones = read_dones(video) if isinstance(video, Path) else None
@@ -319,7 +318,7 @@ class _StoreWriter:
                 self._add_episode(video, name)
             else:
                 self._add_chunk(video, name, dones)
-                self._next_place = place and (*place[:2], place[2] + 1)
+                self._unfinished = video
         except ValueError as error:
             if self.on_error == "raise":
                 raise
@@ -400,12 +399,11 @@ class _ContentHash:
 
     def watch(self, videos: Iterable[Video]) -> Iterator[tuple[Video, str]]:
         """The same videos with their names for errors, hashed as they pass."""
-        next_place = None
+        before: Video | None = None
         for number, video in enumerate(videos):
-            place = _place(video) if isinstance(video, Path) else None
-            if place is not None:  # an episode may go on from one chunk into the next
-                self._hash.update(b"goes on" if place == next_place else b"begins")
-                next_place = *place[:2], place[2] + 1
+            if _goes_on(before, video):
+                self._hash.update(b"goes on")
+            before = video
             if isinstance(video, np.ndarray):
                 self._hash.update(f"array {video.shape} {video.dtype}".encode())
                 for frame in np.atleast_1d(video):
@@ -483,13 +481,18 @@ def _find_all(videos: Any) -> Iterator[Video]:
         )
 
 
-def _place(chunk: Path) -> tuple[Path, str, int] | None:
-    """
-    Folder, prefix and number of a LAPO chunk: ``data/7.npz`` and ``data/8.npz`` are neighbours. None for what is no numbered
-    chunk.
-    """
-    match = re.fullmatch(r"(.*?)(\d+)", chunk.stem)
-    return (chunk.parent, match[1], int(match[2])) if match and chunk.suffix.lower() == ".npz" else None
+def _goes_on(before: Video | None, video: Video) -> bool:
+    """Whether an episode may go on from one LAPO chunk into the other: ``data/7.npz`` and ``data/8.npz`` are neighbours."""
+    first, second = _place(before), _place(video)
+    return first is not None and second == (*first[:2], first[2] + 1)
+
+
+def _place(video: Video | None) -> tuple[Path, str, int] | None:
+    """Folder, prefix and number of a LAPO chunk; None for what is no numbered chunk."""
+    if not isinstance(video, Path) or video.suffix.lower() != ".npz":
+        return None
+    match = re.fullmatch(r"(.*?)(\d+)", video.stem)
+    return (video.parent, match[1], int(match[2])) if match else None
 
 
 def _default_cache_dir() -> Path:

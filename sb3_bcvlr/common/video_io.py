@@ -8,7 +8,6 @@ import errno
 import glob
 import os
 import re
-import uuid
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ from typing import IO
 import av
 import imageio.v3 as iio
 import numpy as np
+
+from sb3_bcvlr.common.files import written_beside
 
 VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".gif")
 ARRAY_ENDINGS = (".npy", ".npz")
@@ -268,19 +269,13 @@ def write_video(path: PathLike, frames: np.ndarray, fps: float = 15, lossless: b
         raise ValueError(f"Cannot write {path}: {len(frames)} frames, fps={fps} and scale={scale} must all be positive.")
     height, width = scale * frames.shape[1], scale * frames.shape[2]
     pad = (0, 0) if lossless else (height % 2, width % 2)  # yuv420p halves both sides
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        with av.open(str(temporary), "w") as container:
-            codec, options = ("libx264rgb", {"qp": "0"}) if lossless else ("libx264", {"crf": "18"})
-            stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=options)
-            assert isinstance(stream, av.VideoStream), stream
-            stream.pix_fmt = "rgb24" if lossless else "yuv420p"
-            stream.height, stream.width = height + pad[0], width + pad[1]
-            for frame in frames:
-                picture = np.pad(frame.repeat(scale, 0).repeat(scale, 1), [(0, pad[0]), (0, pad[1]), (0, 0)], mode="edge")
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_beside(path) as temporary, av.open(str(temporary), "w") as container:
+        codec, options = ("libx264rgb", {"qp": "0"}) if lossless else ("libx264", {"crf": "18"})
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=options)
+        assert isinstance(stream, av.VideoStream), stream
+        stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+        stream.height, stream.width = height + pad[0], width + pad[1]
+        for frame in frames:
+            picture = np.pad(frame.repeat(scale, 0).repeat(scale, 1), [(0, pad[0]), (0, pad[1]), (0, 0)], mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())

@@ -271,25 +271,9 @@ class ProcgenLibrary:
             self._library.set_state(self.handle, i, state, len(state))
 
 
-def make_procgen(
-    game: str,
-    n_envs: int = 1,
-    seed: int | None = None,
-    num_levels: int = 0,
-    start_level: int = 0,
-    distribution_mode: str = "easy",
-) -> "ProcgenVecEnv":
-    """
-    ``n_envs`` copies of a Procgen game as one ``VecEnv``, see ``ProcgenVecEnv``.
-
-    :param game: one of ``PROCGEN_GAMES``
-    :param n_envs: number of environments
-    :param seed: fixes the sequence of levels of each of them; None: any
-    :param num_levels: how many levels there are, from ``start_level`` on; 0 for all 2**31 - 1
-    :param start_level: seed of the first level; without effect if ``num_levels`` is 0
-    :param distribution_mode: "easy", "hard", or for some games "extreme" or "memory"
-    """
-    return ProcgenVecEnv(game, n_envs, seed, num_levels, start_level, distribution_mode)
+def make_procgen(game: str, n_envs: int = 1, seed: int | None = None, **kwargs: Any) -> "ProcgenVecEnv":
+    """``n_envs`` copies of a Procgen game as one ``VecEnv``; see ``ProcgenVecEnv``, which takes the other parameters."""
+    return ProcgenVecEnv(game, n_envs, seed, **kwargs)
 
 
 class ProcgenVecEnv(VecEnv):
@@ -306,8 +290,13 @@ class ProcgenVecEnv(VecEnv):
     - Observations are copies: channel-first views of channel-last memory, which is what the games write and what torch
       reads as ``channels_last``. To transpose the bytes as well would cost 10 to 45 % of the frames per second.
 
+    :param game: one of ``PROCGEN_GAMES``
+    :param n_envs: number of environments
+    :param seed: fixes the sequence of levels of each of them; None: any
+    :param num_levels: how many levels there are, from ``start_level`` on; 0 for all 2**31 - 1
+    :param start_level: seed of the first level; without effect if ``num_levels`` is 0
+    :param distribution_mode: "easy", "hard", or for some games "extreme" or "memory"
     :param num_threads: threads of the C library; the games are the same for any number
-    The other parameters are those of ``make_procgen``.
 
     :raises ImportError: the wheel or system libraries are missing
     :raises ValueError: an unknown game or mode, or a number out of range
@@ -322,8 +311,8 @@ class ProcgenVecEnv(VecEnv):
     def __init__(
         self,
         game: str,
-        n_envs: int = 1,
-        seed: int | None = None,
+        n_envs: int,
+        seed: int | None,
         num_levels: int = 0,
         start_level: int = 0,
         distribution_mode: str = "easy",
