@@ -49,24 +49,33 @@ class FoldedConvolutions(nn.Module):
         """
         :param layers: 3x3 convolutions of stride 1 and padding 1, ``ResidualBlock`` of them, and what works on single numbers
         :param x: (B, C, H, W), H and W multiples of ``n``
-        :return: ``layers(x)``
+        :return: ``layers(x)``, channels last in memory
         """
-        x = F.pixel_unshuffle(x, self.n)
+        x = self._fold(x)
         for layer in layers:
             if isinstance(layer, ResidualBlock):
                 x = x + self._convolve(layer.conv2, F.relu(self._convolve(layer.conv1, F.relu(x))))
             else:
                 x = self._convolve(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
-        return F.pixel_shuffle(x, self.n)
+        return self._unfold(x)
+
+    def _fold(self, x: th.Tensor) -> th.Tensor:
+        """(B, C, H, W) to (B, n * n * C, H / n, W / n), a block's pixels one after the other, channels last in memory."""
+        blocks = x.permute(0, 2, 3, 1).unflatten(2, (-1, self.n)).unflatten(1, (-1, self.n)).transpose(2, 3)
+        return blocks.flatten(3).permute(0, 3, 1, 2)
+
+    def _unfold(self, x: th.Tensor) -> th.Tensor:
+        pixels = x.permute(0, 2, 3, 1).unflatten(3, (self.n, self.n, -1)).transpose(2, 3)
+        return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
     def _convolve(self, convolution: nn.Conv2d, folded: th.Tensor) -> th.Tensor:
         n_output, n_input = convolution.weight.shape[:2]
         assert convolution.bias is not None
         block = self.n**2
         weight = convolution.weight.flatten(2) @ self.taps  # each to where it acts; a product, since that is quick backwards
-        weight = weight.view(n_output, n_input, block, block, 3, 3).transpose(1, 2)
-        weight = weight.reshape(n_output * block, n_input * block, 3, 3)
-        return F.conv2d(folded, weight, convolution.bias.repeat_interleave(block), padding=1)
+        weight = weight.view(n_output, n_input, block, block, 3, 3).permute(2, 0, 4, 5, 3, 1)
+        weight = weight.reshape(block * n_output, 3, 3, block * n_input).permute(0, 3, 1, 2)
+        return F.conv2d(folded, weight, convolution.bias.repeat(block), padding=1)
 
 
 class Encoder(nn.Module):
