@@ -114,7 +114,6 @@ def choose_convolutions(fast: bool) -> None:
     """
     if fast:
         th.backends.cudnn.deterministic = False
-        th.backends.cudnn.benchmark = True
 
 
 def run(

@@ -389,10 +389,11 @@ class BCVLR(VideoImitationAlgorithm):
         parameters = [parameter for network in networks for parameter in network.parameters()]
         optimizer = self._optimizer(th.optim.AdamW, parameters, self.dynamics_learning_rate)
         quantizer = self.policy.idm.quantizer
+        compute_loss = self._compiled(self._latent_dynamics)
 
         def update(frames: th.Tensor) -> tuple[()]:
             with self._autocast():
-                _, loss = self._latent_dynamics(frames)
+                _, loss = compute_loss(frames)
             optimize(optimizer, loss, self.max_grad_norm)
             return ()
 
@@ -460,9 +461,11 @@ class BCVLR(VideoImitationAlgorithm):
         self.policy.world_model.requires_grad_(world_model_learns)  # else w tells p what is wrong, and stays
         self.policy.world_model.train(world_model_learns or "world_model_batch_statistics" in self.literal)
 
+        compute_loss = self._compiled(self._latent_dynamics)
+
         def update(frames: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
             with self._autocast():
-                latent_actions, dynamics_loss = self._latent_dynamics(frames, self.world_model_coef > 0)
+                latent_actions, dynamics_loss = compute_loss(frames, self.world_model_coef > 0)
                 action_loss, score = self.policy.action_loss(self.policy.standardized(latent_actions), actions)
             optimize(self.finetune_optimizer, action_loss + self.world_model_coef * dynamics_loss)
             if "double_codebook_update" in self.literal:
@@ -568,7 +571,9 @@ class BCVLR(VideoImitationAlgorithm):
         return optimizer_class(parameters, lr=learning_rate, fused=True, capturable=True)
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return th.compile(function, dynamic=False) if self.compile else function
+        # Trying several layouts of each kernel takes longer than the best one saves.
+        options = {"triton.autotune_pointwise": False}
+        return th.compile(function, dynamic=False, options=options) if self.compile else function
 
     def _autocast(self) -> th.autocast:
         enabled = multiplies_bfloat16(self.device) if self.mixed_precision is None else self.mixed_precision

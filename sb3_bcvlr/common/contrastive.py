@@ -12,6 +12,13 @@ from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
 from sb3_bcvlr.common.networks import Encoder, FoldedConvolutions, ResidualBlock, orthogonal_init
 
 
+class FlattenPixels(nn.Module):
+    """(B, C, H, W) to (B, H * W * C), as they lie in memory."""
+
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        return features.permute(0, 2, 3, 1).flatten(1)
+
+
 class FeatureLoss(nn.Module):
     """
     What both losses share: s projected by a linear map, momentum copies of encoder and projector, u. Call it with windows
@@ -28,7 +35,7 @@ class FeatureLoss(nn.Module):
         super().__init__()
         self.pad = pad
         self.shift = resampled_shift if "resampled_shift" in literal else random_shift
-        projector = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(encoder.feature_shape), projection_dim))
+        projector = nn.Sequential(FlattenPixels(), nn.Linear(math.prod(encoder.feature_shape), projection_dim))
         self.predictor = nn.Sequential(nn.Linear(projection_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim))
         for module in (projector, self.predictor):
             module.apply(orthogonal_init)

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
 
 
+TENSOR_CORE_CHANNELS = 8  # a GPU convolves quickly what has a multiple of them; zeros fill up
+
+
 class ResidualBlock(nn.Module):
     """x + conv(ReLU(conv(ReLU(x)))), with ``hidden_channels`` in between."""
 
@@ -21,7 +24,19 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(hidden_channels, channels, 3, padding=1)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        n_missing = -self.conv1.out_channels % TENSOR_CORE_CHANNELS if x.is_cuda else 0
+        if not n_missing:
+            return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        assert self.conv1.bias is not None
+        hidden = F.conv2d(
+            F.relu(x), pad_dim(self.conv1.weight, 0, n_missing), pad_dim(self.conv1.bias, 0, n_missing), padding=1
+        )
+        return x + F.conv2d(F.relu(hidden), pad_dim(self.conv2.weight, 1, n_missing), self.conv2.bias, padding=1)
+
+
+def pad_dim(x: th.Tensor, dim: int, n: int) -> th.Tensor:
+    """``n`` zeros behind what is there."""
+    return F.pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, n)) if n else x
 
 
 class FoldedConvolutions(nn.Module):
@@ -52,6 +67,7 @@ class FoldedConvolutions(nn.Module):
         :return: ``layers(x)``, channels last in memory
         """
         x = self._fold(x)
+        x = pad_dim(x, 1, -x.shape[1] % TENSOR_CORE_CHANNELS)
         for layer in layers:
             if isinstance(layer, ResidualBlock):
                 x = x + self._convolve(layer.conv2, F.relu(self._convolve(layer.conv1, F.relu(x))))
@@ -72,9 +88,10 @@ class FoldedConvolutions(nn.Module):
         n_output, n_input = convolution.weight.shape[:2]
         assert convolution.bias is not None
         block = self.n**2
-        weight = convolution.weight.flatten(2) @ self.taps  # each to where it acts; a product, since that is quick backwards
+        weight = (convolution.weight.flatten(2).unsqueeze(3) * self.taps).sum(2)  # each to where it acts
         weight = weight.view(n_output, n_input, block, block, 3, 3).permute(2, 0, 4, 5, 3, 1)
-        weight = weight.reshape(block * n_output, 3, 3, block * n_input).permute(0, 3, 1, 2)
+        weight = weight.reshape(block * n_output, 3, 3, block * n_input)
+        weight = pad_dim(weight, 3, folded.shape[1] - block * n_input).permute(0, 3, 1, 2)
         return F.conv2d(folded, weight, convolution.bias.repeat(block), padding=1)
 
 
@@ -294,7 +311,8 @@ class WorldModel(nn.Module):
         past = past_features.flatten(1, 2)
         past = F.pad(past, self.padding, mode="replicate") if any(self.padding) else past
         actions = quantized_actions[:, :, None, None]
-        x, skips = past, list[th.Tensor]()
+        x = past
+        skips: list[th.Tensor] = []
         block: Any  # an nn.Sequential, of which PyTorch's annotations know nothing here
         for block in self.down_blocks:
             x = block(x) if skips else block[1:](convolve_tiled(block[0], past, actions, self.places))

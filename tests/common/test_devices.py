@@ -6,7 +6,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_bcvlr.common.devices import GraphedStep, multiplies_bfloat16, to_device
-from sb3_bcvlr.common.networks import Encoder
+from sb3_bcvlr.common.networks import Encoder, ResidualBlock
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
@@ -87,6 +87,15 @@ def test_the_encoder_folds_pixels_into_channels():
     with th.backends.cudnn.flags(enabled=True, allow_tf32=False):
         folded = encoder.cuda()(images.cuda())
     th.testing.assert_close(folded.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_gpu
+def test_a_narrow_residual_block_is_filled_up_with_zeros():
+    block, images = ResidualBlock(24, 12), th.rand(2, 24, 8, 8)
+    expected = block(images)
+    with th.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        padded = block.cuda()(images.cuda())
+    th.testing.assert_close(padded.cpu(), expected, rtol=1e-4, atol=1e-4)
 
 
 @needs_gpu
