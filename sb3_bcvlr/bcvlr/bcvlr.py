@@ -571,8 +571,8 @@ class BCVLR(VideoImitationAlgorithm):
         return optimizer_class(parameters, lr=learning_rate, fused=True, capturable=True)
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        # Trying several layouts of each kernel takes longer than the best one saves.
-        options = {"triton.autotune_pointwise": False}
+        # Trying several layouts of each kernel may take longer than the best one saves.
+        options: dict[str, Any] = {"triton.autotune_pointwise": False}
         return th.compile(function, dynamic=False, options=options) if self.compile else function
 
     def _autocast(self) -> th.autocast:

@@ -118,7 +118,8 @@ class BCVLRPolicy(BasePolicy):
         """s = f(o) of frames (..., C, H, W), 0 to 255, standardized; without gradient while f is frozen."""
         features = self.encoder(self.scale(frames.flatten(0, -4)))
         if self.standardize:
-            features = F.batch_norm(features, self.feature_mean.flatten(), self.feature_std.flatten().square(), eps=0)
+            # Some versions of PyTorch want an eps above 0; this one is lost in rounding.
+            features = F.batch_norm(features, self.feature_mean.flatten(), self.feature_std.flatten().square(), eps=1e-30)
         return features.unflatten(0, frames.shape[:-3])
 
     def latent_actions(self, features: th.Tensor) -> th.Tensor:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch as th
@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
 
-
-TENSOR_CORE_CHANNELS = 8  # a GPU convolves quickly what has a multiple of them; zeros fill up
+TENSOR_CORE_CHANNELS = 8  # a GPU convolves quickly what has a multiple of them
 
 
 class ResidualBlock(nn.Module):
@@ -22,21 +21,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, hidden_channels, 3, padding=1)
         self.conv2 = nn.Conv2d(hidden_channels, channels, 3, padding=1)
+        self.folded = FoldedConvolutions(2) if hidden_channels % TENSOR_CORE_CHANNELS else None
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        n_missing = -self.conv1.out_channels % TENSOR_CORE_CHANNELS if x.is_cuda else 0
-        if not n_missing:
-            return x + self.conv2(F.relu(self.conv1(F.relu(x))))
-        assert self.conv1.bias is not None
-        hidden = F.conv2d(
-            F.relu(x), pad_dim(self.conv1.weight, 0, n_missing), pad_dim(self.conv1.bias, 0, n_missing), padding=1
-        )
-        return x + F.conv2d(F.relu(hidden), pad_dim(self.conv2.weight, 1, n_missing), self.conv2.bias, padding=1)
-
-
-def pad_dim(x: th.Tensor, dim: int, n: int) -> th.Tensor:
-    """``n`` zeros behind what is there."""
-    return F.pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, n)) if n else x
+        if self.folded is not None and x.is_cuda and not any(size % 2 for size in x.shape[2:]):
+            return self.folded([self], x)
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
 class FoldedConvolutions(nn.Module):
@@ -60,14 +50,13 @@ class FoldedConvolutions(nn.Module):
             taps[y, x, row, column, from_row, from_column, block_y + 1, block_x + 1] = 1
         self.register_buffer("taps", taps.reshape(9, -1), persistent=False)
 
-    def forward(self, layers: nn.Sequential, x: th.Tensor) -> th.Tensor:
+    def forward(self, layers: Iterable[nn.Module], x: th.Tensor) -> th.Tensor:
         """
         :param layers: 3x3 convolutions of stride 1 and padding 1, ``ResidualBlock`` of them, and what works on single numbers
         :param x: (B, C, H, W), H and W multiples of ``n``
         :return: ``layers(x)``, channels last in memory
         """
         x = self._fold(x)
-        x = pad_dim(x, 1, -x.shape[1] % TENSOR_CORE_CHANNELS)
         for layer in layers:
             if isinstance(layer, ResidualBlock):
                 x = x + self._convolve(layer.conv2, F.relu(self._convolve(layer.conv1, F.relu(x))))
@@ -91,8 +80,9 @@ class FoldedConvolutions(nn.Module):
         weight = (convolution.weight.flatten(2).unsqueeze(3) * self.taps).sum(2)  # each to where it acts
         weight = weight.view(n_output, n_input, block, block, 3, 3).permute(2, 0, 4, 5, 3, 1)
         weight = weight.reshape(block * n_output, 3, 3, block * n_input)
-        weight = pad_dim(weight, 3, folded.shape[1] - block * n_input).permute(0, 3, 1, 2)
-        return F.conv2d(folded, weight, convolution.bias.repeat(block), padding=1)
+        if n_missing := -folded.shape[1] % TENSOR_CORE_CHANNELS:
+            folded, weight = F.pad(folded, (0, 0, 0, 0, 0, n_missing)), F.pad(weight, (0, n_missing))
+        return F.conv2d(folded, weight.permute(0, 3, 1, 2), convolution.bias.repeat(block), padding=1)
 
 
 class Encoder(nn.Module):

@@ -72,6 +72,16 @@ def test_a_residual_world_model_predicts_in_units_of_the_change():
     assert th.allclose(policy.predict_features(past, th.randn(2, 4)), past[:, -1] + 3)
 
 
+def test_standardizing_gives_every_version_of_pytorch_the_eps_that_it_wants(monkeypatch):
+    given = []
+    batch_norm = F.batch_norm
+    monkeypatch.setattr(
+        F, "batch_norm", lambda *args, eps, **kwargs: given.append(eps) or batch_norm(*args, eps=eps, **kwargs)
+    )
+    make_policy().encode(random_frames(2, 3))
+    assert given and min(given) > 0
+
+
 def test_fitting_features_twice_is_fitting_them_once():
     policy, frames = make_policy(), random_frames(8, 3)
     policy.fit_feature_statistics(frames)

@@ -90,12 +90,12 @@ def test_the_encoder_folds_pixels_into_channels():
 
 
 @needs_gpu
-def test_a_narrow_residual_block_is_filled_up_with_zeros():
+def test_a_narrow_residual_block_folds_pixels_into_channels():
     block, images = ResidualBlock(24, 12), th.rand(2, 24, 8, 8)
     expected = block(images)
     with th.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        padded = block.cuda()(images.cuda())
-    th.testing.assert_close(padded.cpu(), expected, rtol=1e-4, atol=1e-4)
+        folded = block.cuda()(images.cuda())
+    th.testing.assert_close(folded.cpu(), expected, rtol=1e-4, atol=1e-4)
 
 
 @needs_gpu

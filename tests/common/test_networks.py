@@ -217,6 +217,12 @@ def test_folded_convolutions_do_what_their_layers_do(n):
     th.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.parametrize("channels", [3, 4, 24])
+def test_a_residual_block_can_be_folded(channels):
+    block, images = ResidualBlock(channels, channels // 2).double(), th.rand(2, channels, 8, 12).double()
+    th.testing.assert_close(FoldedConvolutions(2).double()([block], images), block(images))
+
+
 @pytest.mark.parametrize("size", [(2, 2), (4, 4), (6, 8)])
 def test_vectors_need_no_tiling_to_be_convolved(size):
     convolution = th.nn.Conv2d(5 + 7, 4, 3, padding=1).double()
