@@ -131,8 +131,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param feature_loss_kwargs: further arguments of it
     :param mixed_precision: train in bfloat16 where that is safe (``torch.autocast``); weights, losses, codes and ``predict``
         stay float32. None: on CPUs that multiply bfloat16 themselves (AVX512-BF16, AMX), a third less time there
-    :param compile: let ``torch.compile`` fuse what the losses compute. For long runs on GPUs: it takes a minute itself, and less
-        where PyTorch has kept what it compiled before
+    :param compile: let ``torch.compile`` fuse what the losses compute. For long runs on GPUs: it takes a minute itself,
+        and less where PyTorch has kept what it compiled before
     :param literal: what to do as the authors' code does where we think it mistaken (docs/modules/bcvlr.md): any of
         "frozen_reconstruction", "resampled_shift", "cross_episodes", "bounded_features", "zero_counts",
         "double_codebook_update", "world_model_batch_statistics"
