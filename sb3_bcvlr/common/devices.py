@@ -39,6 +39,7 @@ class GraphedStep:
         self._step = step
         self._device = device
         self._n_calls_until_recording = N_WARMUP if device.type == "cuda" else -1
+        self._stream: th.cuda.Stream | None = None  # one for all: each would keep the memory of a step
         self._graph: th.cuda.CUDAGraph | None = None
         self._inputs: tuple[th.Tensor, ...] = ()
         self._outputs: tuple[th.Tensor, ...] = ()
@@ -63,11 +64,11 @@ class GraphedStep:
     def _warm_up(self, inputs: tuple[th.Tensor, ...]) -> tuple[th.Tensor, ...]:
         """A step on a stream of its own, since what ran on the default one cannot be recorded."""
         with th.cuda.device(self._device):
-            stream = th.cuda.Stream()
-            stream.wait_stream(th.cuda.current_stream())
-            with th.cuda.stream(stream):
+            self._stream = self._stream or th.cuda.Stream()
+            self._stream.wait_stream(th.cuda.current_stream())
+            with th.cuda.stream(self._stream):
                 outputs = self._step(*inputs)
-            th.cuda.current_stream().wait_stream(stream)
+            th.cuda.current_stream().wait_stream(self._stream)
             return tuple(output.clone() for output in outputs)
 
     def _record(self, inputs: tuple[th.Tensor, ...]) -> None:
@@ -76,7 +77,7 @@ class GraphedStep:
         try:
             # The outer stream is the one that is current again afterwards, even where the recording fails on its way out.
             with th.cuda.device(self._device), th.cuda.stream(th.cuda.current_stream(self._device)):
-                with th.cuda.graph(graph, stream=th.cuda.Stream()):
+                with th.cuda.graph(graph, stream=self._stream):
                     self._outputs = self._step(*self._inputs)
         except RuntimeError as error:
             self._n_calls_until_recording = -1
