@@ -24,7 +24,6 @@ for seed in 0 1 2; do
         "${procgen[@]}" --preset paper --set "{$fast, \"imitation_pad\": 2, \"policy_tau\": 0.01}" --out "$out/paper_shifted_$game-$seed"
         "${procgen[@]}" --preset paper --set "{$fast}" --out "$out/paper_$game-$seed"
         "${procgen[@]}" --out "$out/default_$game-$seed"
-        "${procgen[@]}" --preset small --out "$out/small_$game-$seed"
     done
 done
 python "$here/train.py" procgen/bigfish --videos "$videos/bigfish" --preset paper --out "$out/paper_float32_bigfish"

@@ -7,7 +7,8 @@ The paper's studies, each one command and one csv:
     python examples/studies.py multi-task procgen/bigfish procgen/maze procgen/dodgeball --pretrain-on 2 \\
         --videos data/bigfish data/maze data/dodgeball
 
-- ablations: the full method; p as pre-trained; f as it was initialized; no quantizer; f tuned too, offline and online.
+- ablations, of a preset that has all of the paper's stages (``--preset paper``, or foraging): the full method; p as
+  pre-trained; f as it was initialized; no quantizer; f tuned too, offline and online.
 - video-amount: the full method from so many frames of the videos, whole episodes of them.
 - offline: no interaction: d, p and pi learn from labelled expert transitions (LAPO's chunks with ``ta``), 10,000 by default.
 - multi-task: one pre-training on the videos of the first ``--pretrain-on`` tasks, then each task learns online alone, also
@@ -35,7 +36,7 @@ from sb3_bcvlr.common.video_io import find_videos
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "full": {},
-    "idm not fine-tuned": dict(idm_learning_rate=0.0),
+    "idm not fine-tuned": dict(idm_learning_rate=0.0, tune_encoder=[]),
     "encoder not pre-trained": dict(pretrain_encoder_steps=0),
     "no quantizer": dict(policy_kwargs=dict(quantizer_kwargs=dict(enabled=False))),
     "encoder tuned with the dynamics": dict(tune_encoder=["dynamics"]),

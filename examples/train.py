@@ -32,7 +32,7 @@ MAKERS: dict[str, Callable[..., VecEnv]] = {  # of task, number of environments 
     "metaworld": make_metaworld,
     "foraging": lambda task, n_envs, seed, **kwargs: make_foraging(n_envs, seed, **kwargs),
 }
-PRESETS = "default", "small", "paper"  # the constructor's; hyperparams' SUITE_small, whose f learns online; the published
+PRESETS = "default", "small", "paper"  # the constructor's; hyperparams' SUITE_small, for fewer steps; the published
 
 
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from train import model_arguments
     [
         ("metaworld/reach", "default", {}),
         ("metaworld/reach", "small", hyperparams.get("bcvlr", "metaworld_small")),
-        ("procgen/maze", "small", hyperparams.get("bcvlr", "procgen_small")),
         ("dmcontrol/reacher_hard", "paper", hyperparams.get("bcvlr", "dmcontrol", "reacher_hard")),
         ("foraging/foraging", "default", hyperparams.get("bcvlr", "foraging")),
     ],

@@ -24,6 +24,8 @@ TINY_NETWORKS: dict[str, Any] = dict(
 )
 TINY_STEPS: dict[str, Any] = dict(
     quantizer_warmup_steps=0,
+    world_model_coef=1.0,
+    tune_encoder=(),
     learning_starts=9,
     rollout_steps=10,
     buffer_size=100,

@@ -71,7 +71,8 @@ class BCVLR(VideoImitationAlgorithm):
     Offline, an encoder f, a latent-action predictor p with a vector quantizer, a world model w and a latent policy pi are
     pre-trained on the videos. Online, p and an action decoder d learn from the agent's own steps what a latent action does,
     and pi clones the latent actions that p reads in the videos. The policy is a = d(pi(f(o))).
-    The defaults are a small set for CPUs and quick runs; ``hyperparams.get("bcvlr", "procgen")`` is the paper's.
+    The defaults are a small set for CPUs and quick runs, whose f learns with p and d, online, instead of before;
+    ``hyperparams.get("bcvlr", "procgen")`` is the paper's.
 
     Official code: https://github.com/liuxin0824/BCV-LR-discrete. What differs from it: docs/modules/bcvlr.md.
 
@@ -100,7 +101,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param rollout_steps: environment steps, of all environments together, between two calls of ``train``; rounded up to as
         many in each environment
     :param train_freq: the same in SB3's way, counted in each environment; overrules ``rollout_steps``
-    :param pretrain_encoder_steps: gradient steps of f, offline
+    :param pretrain_encoder_steps: gradient steps of f, offline; 0: it is as it was initialized until it is tuned
     :param pretrain_dynamics_steps: gradient steps of p and w, offline; 0 leaves the latent-action stage out
     :param quantizer_warmup_steps: how many of these leave z continuous: w first finds out that z is worth listening to (ours)
     :param pretrain_imitation_steps: gradient steps of pi, offline
@@ -120,7 +121,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param policy_tau: of the running average of pi's weights that acts, since what the newest are worth changes from step to
         step (ours; 1: the newest act, which is better where pi makes fewer than some 3 / policy_tau steps)
     :param target_update_interval: steps of f between two updates of the momentum encoder
-    :param world_model_coef: beta, the weight of the latent-action loss online; 0 leaves w out and saves its time
+    :param world_model_coef: beta, the weight of the latent-action loss online; 0 leaves w out and saves its time. Not with an f
+        that is tuned online, whose features w does not know
     :param commitment_coef: weight of the quantizer's commitment loss
     :param max_grad_norm: of p and w, offline
     :param tune_encoder: where f goes on learning (ablation): "dynamics", with p and w offline; "online", with p and d
@@ -179,10 +181,10 @@ class BCVLR(VideoImitationAlgorithm):
         random_action_steps: int = 1,
         rollout_steps: int = 4_096,
         train_freq: int | tuple[int, str] | None = None,
-        pretrain_encoder_steps: int = 500,
-        pretrain_dynamics_steps: int = 6_000,
-        quantizer_warmup_steps: int = 4_000,
-        pretrain_imitation_steps: int = 1_000,
+        pretrain_encoder_steps: int = 0,
+        pretrain_dynamics_steps: int = 1_200,
+        quantizer_warmup_steps: int = 800,
+        pretrain_imitation_steps: int = 0,
         exploration_noise: float = 0.5,
         gradient_steps: int = 200,
         n_epochs: int | None = None,
@@ -196,10 +198,10 @@ class BCVLR(VideoImitationAlgorithm):
         tau: float = 0.05,
         policy_tau: float = 0.01,
         target_update_interval: int = 2,
-        world_model_coef: float = 1.0,
+        world_model_coef: float = 0.0,
         commitment_coef: float = 0.05,
         max_grad_norm: float = 2.0,
-        tune_encoder: Collection[str] = (),
+        tune_encoder: Collection[str] = ("online",),
         mixed_precision: bool | None = None,
         compile: bool = False,
         feature_loss_class: type[th.nn.Module] = InfoNCE,
@@ -328,7 +330,7 @@ class BCVLR(VideoImitationAlgorithm):
             )
         self.tune_encoder = checked_names("tune_encoder", self.tune_encoder, {"dynamics", "online"})
         if "online" in self.tune_encoder and not self.idm_learning_rate:
-            raise ValueError('tune_encoder has "online", where f learns at idm_learning_rate, which is 0: give it one.')
+            raise ValueError('tune_encoder has "online", where f learns at idm_learning_rate, which is 0: give it one, or tune_encoder=().')
 
     def pretrain(self, progress_bar: bool = False) -> "BCVLR":
         """

@@ -34,6 +34,7 @@ PROCGEN: dict[str, Any] = dict(
     policy_tau=1.0,  # [D] averages nothing
     target_update_interval=2,  # [D]
     world_model_coef=15.0,  # [D] beta
+    tune_encoder=[],  # [D] f is frozen after its stage
     commitment_coef=0.05,  # [D]
     max_grad_norm=2.0,  # [D]
     mixed_precision=False,  # [D]
@@ -82,6 +83,7 @@ DMCONTROL: dict[str, Any] = dict(
     policy_tau=1.0,  # [C]
     target_update_interval=1,  # [C]
     world_model_coef=1e-5,  # [C] beta
+    tune_encoder=[],  # [C] f is frozen after its stage
     commitment_coef=0.05,  # [C]
     max_grad_norm=2.0,  # [C]
     mixed_precision=False,  # [C]
@@ -112,7 +114,7 @@ STRONGER_DYNAMICS: dict[str, Any] = dict(
     world_model_coef=1e-3, world_model_learning_rate=1e-3, n_epochs=None, gradient_steps=100
 )
 
-# A small world needs fewer steps than the defaults, which are made for games like Procgen's.
+# A small world is learned as the paper says, all stages offline, in fewer steps.
 FORAGING: dict[str, Any] = dict(
     idm_learning_rate=2e-5,  # [D] the videos have taught p what an action is: online, d finds out which
     action_decoder_learning_rate=1e-3,  # [D]
@@ -124,31 +126,21 @@ FORAGING: dict[str, Any] = dict(
     pretrain_imitation_steps=400,
     gradient_steps=50,
     imitation_steps=400,
+    world_model_coef=1.0,
+    tune_encoder=[],
 )
-
-# Ours, for the default networks on one core of a CPU: what latent actions do is learned online, by f too.
-SMALL: dict[str, Any] = dict(
-    pretrain_encoder_steps=0,  # a few hundred steps make f blind to where things are: it starts random,
-    tune_encoder=["online"],  # and learns with p and d to see what actions do
-    pretrain_dynamics_steps=1_200,
-    quantizer_warmup_steps=800,
-    pretrain_imitation_steps=0,
-    dynamics_pad=4,
-    world_model_coef=0.0,  # w knows the features of the f that was
-)
-
-# For 100,000 steps of the agent; the constructor's defaults are ahead of it on fruitbot (docs/benchmarks/speed.md).
-PROCGEN_SMALL: dict[str, Any] = SMALL
 
 # For 10,000 steps of the agent (docs/benchmarks/metaworld.md).
-METAWORLD_SMALL: dict[str, Any] = SMALL | dict(
+METAWORLD_SMALL: dict[str, Any] = dict(
+    dynamics_pad=4,  # few videos and few steps of one's own go further
     random_action_steps=4,  # the hand lags behind its target, and short actions cancel out
     rollout_steps=400,
     imitation_steps=200,
 )
 
 # For 25,000 steps of the agent. Of the suite only ball_in_cup was tried (docs/benchmarks/dmcontrol.md).
-DMCONTROL_SMALL: dict[str, Any] = SMALL | dict(
+DMCONTROL_SMALL: dict[str, Any] = dict(
+    dynamics_pad=4,
     learning_starts=999,
     rollout_steps=1_000,
     imitation_steps=320,
@@ -156,7 +148,6 @@ DMCONTROL_SMALL: dict[str, Any] = SMALL | dict(
 
 SUITES: dict[str, dict[str, Any]] = {
     "procgen": PROCGEN,
-    "procgen_small": PROCGEN_SMALL,
     "dmcontrol": DMCONTROL,
     "dmcontrol_small": DMCONTROL_SMALL,
     "metaworld": METAWORLD,
