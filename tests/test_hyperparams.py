@@ -101,6 +101,12 @@ def test_numbers_of_the_official_procgen_code(name, value):
     assert hyperparams.get("bcvlr", "procgen")[name] == value
 
 
+@pytest.mark.parametrize("suite", ["procgen", "dmcontrol", "metaworld", "foraging"])
+def test_the_published_stages_freeze_f_and_keep_w_online(suite):
+    preset = hyperparams.get("bcvlr", suite)
+    assert preset["tune_encoder"] == [] and preset["pretrain_encoder_steps"] > 0 and preset["world_model_coef"] > 0
+
+
 def test_the_first_training_on_procgen_comes_after_64_steps_in_64_environments():
     preset = hyperparams.get("bcvlr", "procgen")
     assert preset["learning_starts"] < preset["rollout_steps"] == 4096  # SB3 trains when more steps than this have been made

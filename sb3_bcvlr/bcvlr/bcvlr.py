@@ -121,8 +121,8 @@ class BCVLR(VideoImitationAlgorithm):
     :param policy_tau: of the running average of pi's weights that acts, since what the newest are worth changes from step to
         step (ours; 1: the newest act, which is better where pi makes fewer than some 3 / policy_tau steps)
     :param target_update_interval: steps of f between two updates of the momentum encoder
-    :param world_model_coef: beta, the weight of the latent-action loss online; 0 leaves w out and saves its time. Not with an f
-        that is tuned online, whose features w does not know
+    :param world_model_coef: beta, the weight of the latent-action loss online; 0 leaves w out and saves its time. Not with
+        an f that is tuned online, whose features w does not know
     :param commitment_coef: weight of the quantizer's commitment loss
     :param max_grad_norm: of p and w, offline
     :param tune_encoder: where f goes on learning (ablation): "dynamics", with p and w offline; "online", with p and d
@@ -330,7 +330,9 @@ class BCVLR(VideoImitationAlgorithm):
             )
         self.tune_encoder = checked_names("tune_encoder", self.tune_encoder, {"dynamics", "online"})
         if "online" in self.tune_encoder and not self.idm_learning_rate:
-            raise ValueError('tune_encoder has "online", where f learns at idm_learning_rate, which is 0: give it one, or tune_encoder=().')
+            raise ValueError(
+                'tune_encoder has "online", where f learns at idm_learning_rate, which is 0: give it one, or tune_encoder=().'
+            )
 
     def pretrain(self, progress_bar: bool = False) -> "BCVLR":
         """
