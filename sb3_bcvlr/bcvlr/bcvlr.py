@@ -576,9 +576,10 @@ class BCVLR(VideoImitationAlgorithm):
         return optimizer_class(parameters, lr=learning_rate, fused=True, capturable=True)
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if not self.compile:
+            return function
         # Trying several layouts of each kernel may take longer than the best one saves.
-        options: dict[str, Any] = {"triton.autotune_pointwise": False}
-        return th.compile(function, dynamic=False, options=options) if self.compile else function
+        return th.compile(function, dynamic=False, options={"triton.autotune_pointwise": False})
 
     def _autocast(self) -> th.autocast:
         enabled = multiplies_bfloat16(self.device) if self.mixed_precision is None else self.mixed_precision

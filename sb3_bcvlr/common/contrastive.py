@@ -107,11 +107,9 @@ class InfoNCE(FeatureLoss):
 
     def reconstruct(self, features: th.Tensor) -> th.Tensor:
         """v(s), whose few channels a GPU handles best when pixels are folded into them."""
-        if not features.is_cuda or any(size * self.scale % self.folded.n for size in features.shape[-2:]):
-            return self.reconstruction(features)
-        if self.scale == 1:
-            return self.folded(self.reconstruction, features)
-        return self.folded(self.reconstruction[2:], self.reconstruction[:2](features))
+        n_before = 0 if self.scale == 1 else 2  # layers that have not all pixels yet
+        pixels, layers = self.reconstruction[:n_before](features), self.reconstruction[n_before:]
+        return self.folded(layers, pixels) if self.folded.suits(pixels) else layers(pixels)
 
 
 class PrototypeLoss(FeatureLoss):

@@ -24,7 +24,7 @@ class ResidualBlock(nn.Module):
         self.folded = FoldedConvolutions(2) if hidden_channels % TENSOR_CORE_CHANNELS else None
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        if self.folded is not None and x.is_cuda and not any(size % 2 for size in x.shape[2:]):
+        if self.folded is not None and self.folded.suits(x):
             return self.folded([self], x)
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
@@ -49,6 +49,10 @@ class FoldedConvolutions(nn.Module):
             (block_y, from_row), (block_x, from_column) = divmod(row + y - 1, n), divmod(column + x - 1, n)
             taps[y, x, row, column, from_row, from_column, block_y + 1, block_x + 1] = 1
         self.register_buffer("taps", taps.reshape(9, -1), persistent=False)
+
+    def suits(self, x: th.Tensor) -> bool:
+        """Whether x (B, C, H, W) lies on a GPU and divides into blocks."""
+        return x.is_cuda and not any(size % self.n for size in x.shape[2:])
 
     def forward(self, layers: Iterable[nn.Module], x: th.Tensor) -> th.Tensor:
         """
@@ -119,11 +123,11 @@ class Encoder(nn.Module):
             self.feature_shape = tuple(self.net(th.zeros(1, *observation_shape)).shape[1:])
 
         is_narrow = set(strides) == {1} and max(channels) <= 16
-        self.folded = FoldedConvolutions(2) if is_narrow and not any(size % 2 for size in self.feature_shape[1:]) else None
+        self.folded = FoldedConvolutions(2) if is_narrow else None
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """(B, C, H, W) in [-0.5, 0.5] to (B, *feature_shape)."""
-        if self.folded is not None and observations.is_cuda:
+        if self.folded is not None and self.folded.suits(observations):
             return self.folded(self.net, observations)
         return self.net(observations)
 
