@@ -28,3 +28,8 @@ def test_changes_lie_over_a_preset_also_inside():
     changed = model_arguments("procgen/maze", "paper", {"tau": 0.5, "policy_kwargs": {"world_model_channels": 7}})
     paper = hyperparams.get("bcvlr", "procgen")
     assert changed == {**paper, "tau": 0.5, "policy_kwargs": {**paper["policy_kwargs"], "world_model_channels": 7}}
+
+
+def test_a_preset_that_a_suite_does_not_have_is_told_in_a_line():
+    with pytest.raises(SystemExit, match="procgen has no preset 'small': leave --preset out"):
+        model_arguments("procgen/maze", "small", {})

@@ -286,9 +286,8 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
 
     def _pretraining_steps(self, n_steps: int, stage: str, progress_bar: bool) -> Iterable[int]:
         """Count the gradient steps of a stage under a progress bar of its own."""
-        return tqdm(
-            range(n_steps), desc=f"{stage:>14}", unit="step", disable=not progress_bar, dynamic_ncols=True, mininterval=1
-        )
+        is_shown = progress_bar and n_steps > 0
+        return tqdm(range(n_steps), desc=f"{stage:>14}", unit="step", disable=not is_shown, dynamic_ncols=True, mininterval=1)
 
     def _start_log(self, stage: str) -> None:
         """A run of its own, since its axis is not environment steps."""

@@ -59,6 +59,13 @@ def test_progress_bars_show_each_stage(capfd):
     assert all(stage in shown for stage in ("encoder", "latent actions", "imitation"))
 
 
+def test_a_stage_without_steps_shows_no_progress_bar(capfd):
+    tiny_model(pretrain_encoder_steps=0).pretrain(progress_bar=True)
+    shown = "".join(capfd.readouterr())
+    assert "encoder" not in shown
+    assert "latent actions" in shown
+
+
 def test_pretraining_shows_progress_only_when_asked(capfd):
     tiny_model().pretrain()
     assert capfd.readouterr() == ("", "")
