@@ -100,8 +100,8 @@ class Ladder:
         for _ in trange(n_steps, desc="clone actions"):
             indices = self.model.videos.sample_indices(self.model.imitation_batch_size)
             with self.model._autocast():
-                features = self.model._imitation_features(self.model.videos.observations(indices))
-                loss, _ = self.policy.action_loss(self.policy.latent_policy(features), labels[indices])
+                latent_actions = self.model._shifted_imitation(self.model.videos.observations(indices))
+                loss, _ = self.policy.action_loss(latent_actions, labels[indices])
             optimize(optimizer, loss)
             self.model._average_latent_policy()
 
@@ -167,9 +167,10 @@ class Ladder:
         self.policy.set_training_mode(False)
         outputs = []
         for indices in np.array_split(np.arange(len(self.held_out)), max(1, len(self.held_out) // 512)):
-            features = self.policy.encode(self.held_out.windows(indices).frames)
-            latent_actions = self.policy.standardized(self.policy.latent_actions(features))
-            outputs.append((self.policy.latent_policy_average(features[:, -2]), latent_actions))
+            frames = self.held_out.windows(indices).frames
+            latent_actions = self.policy.standardized(self.policy.latent_actions(self.policy.encode(frames)))
+            predicted = self.policy.imitate(frames[:, -2], self.policy.latent_policy_average)
+            outputs.append((predicted, latent_actions))
         predicted, latent_actions = (th.cat(parts) for parts in zip(*outputs, strict=True))
         read = self.policy.action_decoder(latent_actions)
         scores = {

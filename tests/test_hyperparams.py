@@ -102,9 +102,10 @@ def test_numbers_of_the_official_procgen_code(name, value):
 
 
 @pytest.mark.parametrize("suite", ["procgen", "dmcontrol", "metaworld", "foraging"])
-def test_the_published_stages_freeze_f_and_keep_w_online(suite):
+def test_the_published_stages_freeze_f_which_pi_shares_and_keep_w_online(suite):
     preset = hyperparams.get("bcvlr", suite)
     assert preset["tune_encoder"] == [] and preset["pretrain_encoder_steps"] > 0 and preset["world_model_coef"] > 0
+    assert preset["policy_kwargs"]["share_encoder"]
 
 
 def test_the_first_training_on_procgen_comes_after_64_steps_in_64_environments():

@@ -20,6 +20,7 @@ TINY_NETWORKS: dict[str, Any] = dict(
     quantizer_kwargs=dict(n_codebooks=2, codebook_size=8, code_dim=2, n_latents=1, decay=0.9, revive_codes=True),
     world_model_channels=4,
     latent_policy_kwargs=dict(channels=[4], hidden_dim=8),
+    share_encoder=True,
     action_decoder_dims=[8],
 )
 TINY_STEPS: dict[str, Any] = dict(

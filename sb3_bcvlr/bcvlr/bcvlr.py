@@ -382,6 +382,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.policy.encoder.requires_grad_(False)
         if self.policy.standardize:
             self.policy.fit_feature_statistics(self.videos.sample(self.encoder_batch_size).frames)
+        self.policy.start_latent_policy()
 
     def _pretrain_dynamics(self, progress_bar: bool) -> None:
         """p, its quantizer and w by the latent-action loss (L_la)."""
@@ -640,11 +641,11 @@ class BCVLR(VideoImitationAlgorithm):
         polyak_update(newest.buffers(), average.buffers(), 1)  # such as a BatchNorm's statistics, which are averages already
 
     def _imitation_loss(self, observations: th.Tensor, labels: th.Tensor) -> th.Tensor:
-        return F.mse_loss(self.policy.latent_policy(self._imitation_features(observations)), labels)
+        return F.mse_loss(self._shifted_imitation(observations), labels)
 
-    def _imitation_features(self, observations: th.Tensor) -> th.Tensor:
-        """What pi sees while it clones: f of o_t, shifted. f is frozen, so there is no gradient."""
-        return self.policy.encode(random_shift(observations.float(), self.imitation_pad))
+    def _shifted_imitation(self, observations: th.Tensor) -> th.Tensor:
+        """What the pi that learns makes of o_t, shifted."""
+        return self.policy.imitate(random_shift(observations.float(), self.imitation_pad), self.policy.latent_policy)
 
     def _label_videos(self, indices: np.ndarray) -> th.Tensor:
         """The latent actions z (len(indices), latent_dim) of these windows of the videos, without gradient."""

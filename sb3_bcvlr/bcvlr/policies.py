@@ -40,6 +40,8 @@ class BCVLRPolicy(BasePolicy):
     :param residual_world_model: w predicts the change since o_t
     :param latent_policy_class: pi; called with the shape of the features and the size of z
     :param latent_policy_kwargs: further arguments of it; for ``LatentPolicy``, over ``LATENT_POLICY_KWARGS``
+    :param share_encoder: pi sees the features of p's f. False: it sees through an encoder of its own, which starts as f and
+        learns with pi (ours)
     :param action_decoder_dims: hidden layers of d
     :param standardize: give features and latent actions zero mean and unit variance, by statistics that are
         taken once, when f and when p are pre-trained
@@ -70,6 +72,7 @@ class BCVLRPolicy(BasePolicy):
         residual_world_model: bool = True,
         latent_policy_class: type[nn.Module] = LatentPolicy,
         latent_policy_kwargs: dict[str, Any] | None = None,
+        share_encoder: bool = False,
         action_decoder_dims: Sequence[int] = (192, 128, 64),
         standardize: bool = True,
         frame_differences: bool = True,
@@ -80,6 +83,7 @@ class BCVLRPolicy(BasePolicy):
         self.n_history = n_history
         self.standardize = standardize
         self.frame_differences = frame_differences
+        self.share_encoder = share_encoder
         self.residual_world_model = residual_world_model
         assert observation_space.shape is not None  # checked by the algorithm
         self.encoder = Encoder(
@@ -95,6 +99,8 @@ class BCVLRPolicy(BasePolicy):
         )
         defaults = LATENT_POLICY_KWARGS if latent_policy_class is LatentPolicy else {}
         self.latent_policy = latent_policy_class(feature_shape, latent_dim, **defaults | (latent_policy_kwargs or {}))
+        if not share_encoder:
+            self.latent_policy = nn.Sequential(deepcopy(self.encoder).requires_grad_(), self.latent_policy)
         self.latent_policy_average = deepcopy(self.latent_policy).requires_grad_(False)  # the pi that acts
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         n_outputs = int(action_space.n) if isinstance(action_space, spaces.Discrete) else get_action_dim(action_space)
@@ -114,9 +120,13 @@ class BCVLRPolicy(BasePolicy):
         dtype = th.get_autocast_dtype(device) if th.is_autocast_enabled(device) else th.float32
         return (frames.to(dtype) - 127.5) / 255  # bfloat16 holds the difference exactly
 
-    def encode(self, frames: th.Tensor) -> th.Tensor:
-        """s = f(o) of frames (..., C, H, W), 0 to 255, standardized; without gradient while f is frozen."""
-        features = self.encoder(self.scale(frames.flatten(0, -4)))
+    def encode(self, frames: th.Tensor, encoder: nn.Module | None = None) -> th.Tensor:
+        """
+        s = f(o) of frames (..., C, H, W), 0 to 255, standardized; without gradient while f is frozen.
+
+        :param encoder: another one, that started as f
+        """
+        features = (encoder or self.encoder)(self.scale(frames.flatten(0, -4)))
         if self.standardize:
             # Some versions of PyTorch want an eps above 0; this one is lost in rounding.
             features = F.batch_norm(features, self.feature_mean.flatten(), self.feature_std.flatten().square(), eps=1e-30)
@@ -129,6 +139,17 @@ class BCVLRPolicy(BasePolicy):
     def standardized(self, latent_actions: th.Tensor) -> th.Tensor:
         """The scale on which pi and d meet z."""
         return (latent_actions - self.latent_mean) / self.latent_std
+
+    def imitate(self, observations: th.Tensor, latent_policy: nn.Module) -> th.Tensor:
+        """
+        pi(f(o)) of observations (B, C, H, W), 0 to 255: the z (B, latent_dim) that the expert would mean, standardized.
+
+        :param latent_policy: the pi that learns, or its average
+        """
+        if self.share_encoder:
+            return latent_policy(self.encode(observations))
+        encoder, head = latent_policy.children()
+        return head(self.encode(observations, encoder))
 
     def predict_features(self, past_features: th.Tensor, quantized_actions: th.Tensor) -> th.Tensor:
         """w(s_t, z_q), the features expected at t+1; past features (B, n_history, C, H, W)."""
@@ -211,6 +232,13 @@ class BCVLRPolicy(BasePolicy):
         self.feature_std.copy_(features.std((0, 1, 3, 4), keepdim=True)[0, 0] + 1e-6)
         self.change_std.copy_(changes.square().mean((0, 1, 3, 4), keepdim=True)[0, 0].sqrt() / self.feature_std + 1e-6)
 
+    def start_latent_policy(self) -> None:
+        """An encoder of pi's own starts as f is now."""
+        if not self.share_encoder:
+            for latent_policy in (self.latent_policy, self.latent_policy_average):
+                encoder, _ = latent_policy.children()
+                encoder.load_state_dict(self.encoder.state_dict())
+
     def rescale_idm(self, latent_actions: th.Tensor) -> None:
         """Give p zero mean and unit variance where it gave these z (B, latent_dim): w would not hear a new p."""
         std = latent_actions.std(0) + 1e-6
@@ -242,7 +270,7 @@ class BCVLRPolicy(BasePolicy):
 
     def decode(self, observations: th.Tensor) -> th.Tensor:
         """d(pi(f(o))) of (B, C, H, W) uint8: logits (B, n_actions), or actions (B, action_dim) around [-1, 1]."""
-        return self.action_decoder(self.latent_policy_average(self.encode(observations)))
+        return self.action_decoder(self.imitate(observations, self.latent_policy_average))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """a = d(pi(f(o))). Discrete: sampled from the softmax unless ``deterministic``. Continuous: in [-1, 1], no noise."""

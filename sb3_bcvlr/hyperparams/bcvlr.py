@@ -49,6 +49,7 @@ PROCGEN: dict[str, Any] = dict(
         world_model_channels=24,
         residual_world_model=False,
         latent_policy_kwargs=dict(channels=[64, 128, 128], hidden_dim=256),
+        share_encoder=True,
         action_decoder_dims=[192, 128, 64],
         standardize=False,
         frame_differences=False,
@@ -100,6 +101,7 @@ DMCONTROL: dict[str, Any] = dict(
         residual_world_model=False,
         latent_policy_class=DrQLatentPolicy,
         latent_policy_kwargs=dict(feature_dim=50, hidden_dim=1024),
+        share_encoder=True,
         action_decoder_dims=[192, 128, 64],
         standardize=False,
         frame_differences=False,
@@ -128,6 +130,7 @@ FORAGING: dict[str, Any] = dict(
     imitation_steps=400,
     world_model_coef=1.0,
     tune_encoder=[],
+    policy_kwargs=dict(share_encoder=True),
 )
 
 # For 10,000 steps of the agent (docs/benchmarks/metaworld.md).
@@ -136,6 +139,7 @@ METAWORLD_SMALL: dict[str, Any] = dict(
     random_action_steps=4,  # the hand lags behind its target, and short actions cancel out
     rollout_steps=400,
     imitation_steps=200,
+    policy_kwargs=dict(share_encoder=True),  # as its published figures have it
 )
 
 # For 25,000 steps of the agent. Of the suite only ball_in_cup was tried (docs/benchmarks/dmcontrol.md).
@@ -144,6 +148,7 @@ DMCONTROL_SMALL: dict[str, Any] = dict(
     learning_starts=999,
     rollout_steps=1_000,
     imitation_steps=320,
+    policy_kwargs=dict(share_encoder=True),  # as its published figures have it
 )
 
 SUITES: dict[str, dict[str, Any]] = {

@@ -21,8 +21,10 @@ def compiled(monkeypatch):
     return names
 
 
-def test_what_is_compiled_is_one_graph_each_and_learns_the_same(compiled):
-    plain, fused = (tiny_model(mixed_precision=False, compile=compile, seed=0).learn(20) for compile in (False, True))
+@pytest.mark.parametrize("share_encoder", [True, False])
+def test_what_is_compiled_is_one_graph_each_and_learns_the_same(compiled, share_encoder):
+    arguments = dict(mixed_precision=False, policy_kwargs={"share_encoder": share_encoder})
+    plain, fused = (tiny_model(**arguments, compile=compile).learn(20) for compile in (False, True))
     assert compiled == LOSSES_AND_LABELS
     th.testing.assert_close(snapshot(fused), snapshot(plain), rtol=1e-3, atol=1e-4)
 

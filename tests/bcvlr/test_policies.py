@@ -281,7 +281,7 @@ def test_the_default_networks_are_small():
     assert sum(parameter.numel() for parameter in policy.parameters()) < 3e6
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"n_history": 1}, {"encoder_channels": (5,)}])
+@pytest.mark.parametrize("kwargs", [{}, {"n_history": 1}, {"encoder_channels": (5,)}, {"share_encoder": False}])
 def test_a_policy_saved_alone_can_be_loaded_alone(kwargs, tmp_path):
     policy = make_policy(**kwargs)
     policy.save(tmp_path / "policy.zip")
@@ -297,3 +297,29 @@ def test_the_average_starts_with_the_same_weights_and_takes_no_gradient():
     assert not any(parameter.requires_grad for parameter in average.parameters())
     features = th.randn(2, *policy.encoder.feature_shape)
     assert th.equal(average(features), policy.latent_policy(features))
+
+
+def test_an_encoder_of_pis_own_starts_as_f():
+    policy, frames = make_policy(share_encoder=False), random_frames(4)
+    policy.fit_feature_statistics(random_frames(4, 3))
+    encoder, head = policy.latent_policy
+    assert encoder is not policy.encoder
+    assert th.equal(policy.imitate(frames, policy.latent_policy), head(policy.encode(frames)))
+
+
+def test_the_gradient_of_imitation_reaches_pis_own_encoder_and_not_f():
+    policy = make_policy(share_encoder=False)
+    policy.imitate(random_frames(2), policy.latent_policy).sum().backward()
+    assert all(parameter.grad is not None for parameter in policy.latent_policy.parameters())
+    assert all(parameter.grad is None for parameter in policy.encoder.parameters())
+
+
+def test_the_pi_that_acts_sees_through_its_own_encoder():
+    policy, frames = make_policy(share_encoder=False), random_frames(2)
+    before = policy.decode(frames)
+    with th.no_grad():
+        policy.encoder.net[0].bias += 1
+    assert th.equal(policy.decode(frames), before)
+    with th.no_grad():
+        policy.latent_policy_average[0].net[0].bias += 1
+    assert not th.equal(policy.decode(frames), before)
