@@ -27,7 +27,8 @@ def exported(request, tmp_path_factory):
     """The model, its file and what ONNX Runtime makes of random pictures, by batch size."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = BCVLR(request.param(), None, **tiny_arguments())
+    share_encoder = request.param is LopsidedEnv  # either way in one of the two
+    model = BCVLR(request.param(), None, **tiny_arguments(policy_kwargs={"share_encoder": share_encoder}))
     rng = np.random.default_rng(0)
     pictures = {n: rng.integers(0, 256, (n, *model.observation_space.shape), dtype=np.uint8) for n in BATCH_SIZES}
     with th.no_grad():  # outputs on both sides of 0, and actions beyond the bounds
@@ -80,7 +81,7 @@ def test_the_graph_is_one_file_without_idm_and_world_model(exported):
     onnx = pytest.importorskip("onnx")
     model, path, _, _, _ = exported
     policy = model.policy
-    acting = [policy.encoder, policy.latent_policy, policy.action_decoder]
+    acting = [policy.latent_policy, policy.action_decoder, *([policy.encoder] if policy.share_encoder else [])]
     n_parameters = sum(parameter.numel() for network in acting for parameter in network.parameters())
     n_stored = sum(int(np.prod(tensor.dims)) for tensor in onnx.load(path).graph.initializer)
     assert [file.name for file in path.parent.iterdir()] == ["policy.onnx"]
