@@ -71,8 +71,8 @@ class BCVLR(VideoImitationAlgorithm):
     Offline, an encoder f, a latent-action predictor p with a vector quantizer, a world model w and a latent policy pi are
     pre-trained on the videos. Online, p and an action decoder d learn from the agent's own steps what a latent action does,
     and pi clones the latent actions that p reads in the videos. The policy is a = d(pi(f(o))).
-    The defaults are a small set for CPUs and quick runs, whose f learns with p and d, online, instead of before;
-    ``hyperparams.get("bcvlr", "procgen")`` is the paper's.
+    The defaults are a small set for CPUs and quick runs, whose f learns with p and d, online, instead of before, and whose pi
+    has an encoder of its own; ``hyperparams.get("bcvlr", "procgen")`` is the paper's.
 
     Official code: https://github.com/liuxin0824/BCV-LR-discrete. What differs from it: docs/modules/bcvlr.md.
 
@@ -125,7 +125,8 @@ class BCVLR(VideoImitationAlgorithm):
         an f that is tuned online, whose features w does not know
     :param commitment_coef: weight of the quantizer's commitment loss
     :param max_grad_norm: of p and w, offline
-    :param tune_encoder: where f goes on learning (ablation): "dynamics", with p and w offline; "online", with p and d
+    :param tune_encoder: where f goes on learning (ablation): "dynamics", with p and w offline; "online", with p and d, which
+        a pi that shares f has to follow (``share_encoder`` of ``policy_kwargs``)
     :param feature_loss_class: trains f: ``InfoNCE``, ``PrototypeLoss`` or another module. Made of the encoder, the
         observation's shape, ``literal`` and ``feature_loss_kwargs``, it turns windows (B, n_history + 1, C, H, W) in
         [-0.5, 0.5], of bfloat16 where ``mixed_precision`` is, into the loss; its ``update_target(tau)`` is called every
