@@ -50,12 +50,11 @@ def model_arguments(task: str, preset: str, changes: dict[str, Any]) -> dict[str
     suite, _, name = task.partition("/")
     suites = {"default": None, "small": f"{suite}_small", "paper": suite}
     chosen = suite if suite == "foraging" else suites[preset]
-    if chosen is None:
-        return changes
     try:
-        return merged(sb3_bcvlr.hyperparams.get("bcvlr", chosen, name), changes)
+        arguments = sb3_bcvlr.hyperparams.get("bcvlr", chosen, name) if chosen else {}
     except ValueError as error:
         raise SystemExit(f"{suite} has no preset {preset!r}: leave --preset out, for the defaults.") from error
+    return merged(arguments, changes)
 
 
 def environment_arguments(args: argparse.Namespace) -> dict[str, Any]:

@@ -30,6 +30,14 @@ def test_changes_lie_over_a_preset_also_inside():
     assert changed == {**paper, "tau": 0.5, "policy_kwargs": {**paper["policy_kwargs"], "world_model_channels": 7}}
 
 
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_the_changes_themselves_stay_apart_from_what_is_made_of_them(preset):
+    changes = {"tau": 0.5}
+    arguments = model_arguments("procgen/maze", preset, changes)
+    arguments["batch_size"] = 7
+    assert changes == {"tau": 0.5}
+
+
 def test_a_preset_that_a_suite_does_not_have_is_told_in_a_line():
     with pytest.raises(SystemExit, match="procgen has no preset 'small': leave --preset out"):
         model_arguments("procgen/maze", "small", {})
