@@ -12,20 +12,21 @@ here=$(dirname "$0")
 mkdir -p "$out"
 
 fast='"mixed_precision": true, "compile": true'
+shifted='"imitation_pad": 2, "policy_tau": 0.01' # what pi generalises by
 
 # Where a step's time goes, kernel by kernel: two minutes or so, most of which compiles what the runs below then find compiled.
 python "$here/benchmark_speed.py" --preset paper --quick --profile --fast-convolutions --set "{$fast}" --out "$out/speed_paper.csv"
 python "$here/quickstart.py" --out "$out/quickstart"
 
-# The whole run: with what pi generalises by (docs/benchmarks/procgen.md), the networks for CPUs with four times the updates of pi that a
+# The whole run: with shifted pictures and an average of pi (docs/benchmarks/procgen.md), the networks for CPUs with four times the updates of pi that a
 # CPU has time for, as published, and with an encoder of pi's own.
 for seed in 0 1 2; do
     for game in fruitbot bigfish; do
         procgen=(python "$here/train.py" "procgen/$game" --videos "$videos/$game" --seed $seed --fast-convolutions)
-        "${procgen[@]}" --preset paper --set "{$fast, \"imitation_pad\": 2, \"policy_tau\": 0.01}" --out "$out/paper_shifted_$game-$seed"
+        "${procgen[@]}" --preset paper --set "{$fast, $shifted}" --out "$out/paper_shifted_$game-$seed"
         "${procgen[@]}" --set "{$fast, \"imitation_steps\": 2000}" --out "$out/default_$game-$seed"
         "${procgen[@]}" --preset paper --set "{$fast}" --out "$out/paper_$game-$seed"
-        "${procgen[@]}" --preset paper --set "{$fast, \"imitation_pad\": 2, \"policy_tau\": 0.01, \"policy_kwargs\": {\"share_encoder\": false}}" --out "$out/paper_own_$game-$seed"
+        "${procgen[@]}" --preset paper --set "{$fast, $shifted, \"policy_kwargs\": {\"share_encoder\": false}}" --out "$out/paper_own_$game-$seed"
     done
 done
 python "$here/train.py" procgen/bigfish --videos "$videos/bigfish" --preset paper --out "$out/paper_float32_bigfish"
