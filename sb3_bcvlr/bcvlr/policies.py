@@ -102,7 +102,7 @@ class BCVLRPolicy(BasePolicy):
         )
         if share_encoder and latent_policy_encoder_kwargs:
             raise ValueError(
-                f"latent_policy_encoder_kwargs is {latent_policy_encoder_kwargs}, but pi shares f: pass share_encoder=False too."
+                f"latent_policy_encoder_kwargs is {latent_policy_encoder_kwargs}, but pi shares f: set share_encoder=False."
             )
         latent_policy_kwargs = latent_policy_kwargs or {}
         if latent_policy_class is LatentPolicy:
