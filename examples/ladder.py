@@ -22,7 +22,6 @@ that one says how much a world model of this size can learn to care for actions 
 import argparse
 import csv
 import json
-import os
 import time
 from copy import deepcopy
 from pathlib import Path
@@ -40,6 +39,7 @@ from tqdm import trange
 from train import MAKERS, PRESETS, environment_arguments, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
+from sb3_bcvlr.common.files import written_beside
 from sb3_bcvlr.common.video_imitation import optimize
 from sb3_bcvlr.common.video_io import find_videos
 from sb3_bcvlr.envs.procgen import action_groups
@@ -207,9 +207,8 @@ def pretrain(model: BCVLR, path: Path | None) -> None:
         return
     model.pretrain(progress_bar=True)
     if path is not None:
-        temporary = path.with_name(f".{path.stem}.zip")
-        model.save(temporary)
-        os.replace(temporary, path)
+        with written_beside(path) as temporary, open(temporary, "wb") as file:
+            model.save(file)
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

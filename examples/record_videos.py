@@ -34,6 +34,7 @@ from experts import Policy, find_expert
 from gymnasium import spaces
 from tqdm import tqdm
 
+from sb3_bcvlr.common.files import written_beside
 from sb3_bcvlr.common.video_io import write_video
 
 SUITES = "dmcontrol/", "metaworld/"  # whose environments take the options of pictures
@@ -96,9 +97,8 @@ class Recorder:
             # An episode's last frame has no action: zeros keep obs, ta and done of one length.
             labels = np.concatenate((actions, np.zeros_like(actions[:1])))
             done = np.arange(len(frames)) == len(frames) - 1
-            temporary = self.actions / f".{episode:05d}.npz"
-            np.savez_compressed(temporary, obs=frames, ta=labels, done=done)
-            os.replace(temporary, self.actions / f"{episode:05d}.npz")
+            with written_beside(self.actions / f"{episode:05d}.npz") as temporary:
+                np.savez_compressed(temporary, obs=frames, ta=labels, done=done)
         name = f"{episode:05d}.mp4"
         row = {
             "file": name,
@@ -173,13 +173,11 @@ def read_table(path: Path, columns: dict[str, str]) -> dict[str, dict[str, Any]]
 
 
 def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Beside the target and then renamed: whoever looks sees a whole table."""
-    rows, temporary = sorted(rows, key=lambda row: row["file"]), path.with_name(f".{path.name}")
-    with open(temporary, "w", newline="") as file:
+    rows = sorted(rows, key=lambda row: row["file"])
+    with written_beside(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 _recorder: Recorder  # of this process
