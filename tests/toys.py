@@ -170,6 +170,5 @@ def equal(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
 
 
 def moved(before: dict[str, th.Tensor], after: dict[str, th.Tensor]) -> set[str]:
-    """The networks, by their first name, of which anything is different; the average of pi and its scale count as pi."""
-    names = {name.split(".")[0].removesuffix("_average") for name in before if not th.equal(before[name], after[name])}
-    return {"latent_policy" if name.startswith("target_") else name for name in names}
+    """The networks, by their first name, of which anything is different; the average of pi counts as pi."""
+    return {name.split(".")[0].removesuffix("_average") for name in before if not th.equal(before[name], after[name])}

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import maybe_transpose
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak_update
+from torch.nn import functional as F
 
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
 from sb3_bcvlr.common.augmentations import random_shift
@@ -615,8 +616,6 @@ class BCVLR(VideoImitationAlgorithm):
         indices = self.videos.sample_indices(n_steps * self.imitation_batch_size)
         windows, positions = np.unique(indices, return_inverse=True)
         labels = self.policy.standardized(self._label_videos(windows))
-        if self.policy.standardize:
-            self.policy.fit_target_statistics(labels)
         indices, positions = indices.reshape(n_steps, -1), to_device(positions.reshape(n_steps, -1), self.device)
         compute_loss = self._compiled(self._imitation_loss)
 
@@ -642,7 +641,7 @@ class BCVLR(VideoImitationAlgorithm):
         polyak_update(newest.buffers(), average.buffers(), 1)  # such as a BatchNorm's statistics, which are averages already
 
     def _imitation_loss(self, observations: th.Tensor, labels: th.Tensor) -> th.Tensor:
-        return self.policy.imitation_loss(self._shifted_imitation(observations), labels)
+        return F.mse_loss(self._shifted_imitation(observations), labels)
 
     def _shifted_imitation(self, observations: th.Tensor) -> th.Tensor:
         """What the pi that learns makes of o_t, shifted."""

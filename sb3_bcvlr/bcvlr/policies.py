@@ -56,8 +56,6 @@ class BCVLRPolicy(BasePolicy):
     change_std: th.Tensor
     latent_mean: th.Tensor
     latent_std: th.Tensor
-    target_mean: th.Tensor
-    target_std: th.Tensor
 
     def __init__(
         self,
@@ -125,8 +123,6 @@ class BCVLRPolicy(BasePolicy):
         self.register_buffer("change_std", th.ones(feature_shape[0], 1, 1))
         self.register_buffer("latent_mean", th.zeros(latent_dim))
         self.register_buffer("latent_std", th.ones(()))
-        self.register_buffer("target_mean", th.zeros(latent_dim))
-        self.register_buffer("target_std", th.ones(()))
 
     # What the paper calls s, z and their losses.
 
@@ -160,17 +156,12 @@ class BCVLRPolicy(BasePolicy):
 
         :param latent_policy: the pi that learns, or its average
         """
-        output = latent_policy(self.encode(observations) if self.share_encoder else self.scale(observations))
-        return self.target_mean + self.target_std * output
+        return latent_policy(self.encode(observations) if self.share_encoder else self.scale(observations))
 
     def predict_features(self, past_features: th.Tensor, quantized_actions: th.Tensor) -> th.Tensor:
         """w(s_t, z_q), the features expected at t+1; past features (B, n_history, C, H, W)."""
         output = self.world_model(self._differences(past_features), quantized_actions)
         return past_features[:, -1] + self.change_std * output if self.residual_world_model else output
-
-    def imitation_loss(self, imitated: th.Tensor, latent_actions: th.Tensor) -> th.Tensor:
-        """||pi(s_t) - z_t||^2 (paper, L_bc) of standardized z (B, latent_dim), over their variance: a constant costs 1."""
-        return ((imitated - latent_actions) / self.target_std).square().mean()
 
     def prediction_loss(self, past_features: th.Tensor, quantized_actions: th.Tensor, features: th.Tensor) -> th.Tensor:
         """||w(s_t, z_q) - s_t+1||^2, in units of a frame's usual change: 1 is what copying s_t costs, where standardized."""
@@ -232,7 +223,7 @@ class BCVLRPolicy(BasePolicy):
             "perplexity": code_perplexity.item(),
         }
 
-    # Statistics that are taken where ``standardize`` asks for them.
+    # Statistics that are taken once, where ``standardize`` asks for them.
 
     def fit_feature_statistics(self, frames: th.Tensor) -> None:
         """
@@ -259,11 +250,6 @@ class BCVLRPolicy(BasePolicy):
         """Likewise for z (B, latent_dim), with one variance for all: dimensions that hardly vary say little and stay small."""
         self.latent_mean.copy_(latent_actions.mean(0))
         self.latent_std.copy_(latent_actions.var(0).mean().sqrt() + 1e-6)
-
-    def fit_target_statistics(self, latent_actions: th.Tensor) -> None:
-        """Let pi speak in units of what it is to clone, standardized z (n, latent_dim): online, p and d pull them apart."""
-        self.target_mean.copy_(latent_actions.mean(0))
-        self.target_std.copy_(latent_actions.var(0, unbiased=False).mean().sqrt() + 1e-6)
 
     def _differences(self, features: th.Tensor) -> th.Tensor:
         """(B, n, C, H, W): the changes up to the newest map, in their own units, then the newest map itself."""
