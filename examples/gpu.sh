@@ -20,14 +20,13 @@ python "$here/quickstart.py" --out "$out/quickstart"
 
 # The whole run: with shifted pictures and an average of pi (docs/benchmarks/procgen.md), the networks for CPUs with four times the updates of pi that a
 # CPU has time for, as published, and with an encoder of pi's own.
-own='{"channels": [16], "strides": [1], "n_residual_blocks": 2}' # as f
 for seed in 0 1 2; do
     for game in fruitbot bigfish; do
         procgen=(python "$here/train.py" "procgen/$game" --videos "$videos/$game" --seed $seed --fast-convolutions)
         "${procgen[@]}" --preset paper --set "{$fast, $shifted}" --out "$out/paper_shifted_$game-$seed"
         "${procgen[@]}" --set "{$fast, \"imitation_steps\": 2000}" --out "$out/default_$game-$seed"
         "${procgen[@]}" --preset paper --set "{$fast}" --out "$out/paper_$game-$seed"
-        "${procgen[@]}" --preset paper --set "{$fast, $shifted, \"policy_kwargs\": {\"share_encoder\": false, \"latent_policy_encoder_kwargs\": $own}}" --out "$out/paper_own_$game-$seed"
+        "${procgen[@]}" --preset paper --set "{$fast, $shifted, \"policy_kwargs\": {\"share_encoder\": false}}" --out "$out/paper_own_$game-$seed"
     done
 done
 python "$here/train.py" procgen/bigfish --videos "$videos/bigfish" --preset paper --out "$out/paper_float32_bigfish"

@@ -6,7 +6,6 @@ import pytest
 
 from sb3_bcvlr import BCVLR, hyperparams
 from sb3_bcvlr.bcvlr import BCVLRPolicy
-from sb3_bcvlr.bcvlr.policies import LATENT_POLICY_KWARGS
 from sb3_bcvlr.common.contrastive import InfoNCE
 from sb3_bcvlr.common.networks import LatentPolicy
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
@@ -30,9 +29,9 @@ def test_every_preset_binds_to_the_constructors(algorithm, suite, task):
     inspect.signature(policy_class).bind("observation_space", "action_space", **policy_kwargs)
     inspect.signature(VectorQuantizer).bind(**policy_kwargs.get("quantizer_kwargs", {}))
     latent_policy = policy_kwargs.get("latent_policy_class", LatentPolicy)
-    defaults = LATENT_POLICY_KWARGS if latent_policy is LatentPolicy else {}
-    latent_policy_kwargs = defaults | policy_kwargs.get("latent_policy_kwargs", {})
-    inspect.signature(latent_policy).bind("shape", "latent_dim", **latent_policy_kwargs)
+    inspect.signature(latent_policy).bind(
+        "shape", "latent_dim", **policy_kwargs.get("latent_policy_kwargs", dict(channels=[], hidden_dim=1))
+    )
     feature_loss = preset.get("feature_loss_class", InfoNCE)
     inspect.signature(feature_loss).bind("encoder", "shape", **preset.get("feature_loss_kwargs", {}))
 

@@ -383,6 +383,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.policy.encoder.requires_grad_(False)
         if self.policy.standardize:
             self.policy.fit_feature_statistics(self.videos.sample(self.encoder_batch_size).frames)
+        self.policy.start_latent_policy()
 
     def _pretrain_dynamics(self, progress_bar: bool) -> None:
         """p, its quantizer and w by the latent-action loss (L_la)."""

@@ -18,8 +18,7 @@ from sb3_bcvlr.common.networks import ActionDecoder, Encoder, InverseDynamicsMod
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer, perplexity
 
 QUANTIZER_KWARGS: dict[str, Any] = {"code_dim": 4, "n_latents": 4, "decay": 0.99, "revive_codes": True}
-LATENT_POLICY_KWARGS: dict[str, Any] = {"channels": (24, 48), "hidden_dim": 256}
-LATENT_POLICY_ENCODER_KWARGS: dict[str, Any] = {"channels": (16,), "strides": (2,)}
+LATENT_POLICY_KWARGS: dict[str, Any] = {"channels": (48,), "hidden_dim": 256}
 
 
 class BCVLRPolicy(BasePolicy):
@@ -41,9 +40,8 @@ class BCVLRPolicy(BasePolicy):
     :param residual_world_model: w predicts the change since o_t
     :param latent_policy_class: pi; called with the shape of the features and the size of z
     :param latent_policy_kwargs: further arguments of it; for ``LatentPolicy``, over ``LATENT_POLICY_KWARGS``
-    :param share_encoder: pi sees the features of p's f. False: it sees through an encoder of its own, which learns with it
-        (ours)
-    :param latent_policy_encoder_kwargs: of that ``Encoder``, over ``LATENT_POLICY_ENCODER_KWARGS``
+    :param share_encoder: pi sees the features of p's f. False: it sees through an encoder of its own, which starts as f and
+        learns with pi (ours)
     :param action_decoder_dims: hidden layers of d
     :param standardize: give features and latent actions zero mean and unit variance, by statistics that are
         taken once, when f and when p are pre-trained
@@ -75,7 +73,6 @@ class BCVLRPolicy(BasePolicy):
         latent_policy_class: type[nn.Module] = LatentPolicy,
         latent_policy_kwargs: dict[str, Any] | None = None,
         share_encoder: bool = False,
-        latent_policy_encoder_kwargs: dict[str, Any] | None = None,
         action_decoder_dims: Sequence[int] = (192, 128, 64),
         standardize: bool = True,
         frame_differences: bool = True,
@@ -100,20 +97,10 @@ class BCVLRPolicy(BasePolicy):
         self.world_model = WorldModel(
             feature_shape, n_history, latent_dim, world_model_channels, residual_world_model, "bounded_features" in literal
         )
-        if share_encoder and latent_policy_encoder_kwargs:
-            raise ValueError(
-                f"latent_policy_encoder_kwargs is {latent_policy_encoder_kwargs}, but pi shares f: set share_encoder=False."
-            )
-        latent_policy_kwargs = latent_policy_kwargs or {}
-        if latent_policy_class is LatentPolicy:
-            latent_policy_kwargs = LATENT_POLICY_KWARGS | latent_policy_kwargs
-        if share_encoder:
-            self.latent_policy = latent_policy_class(feature_shape, latent_dim, **latent_policy_kwargs)
-        else:
-            own_kwargs = LATENT_POLICY_ENCODER_KWARGS | (latent_policy_encoder_kwargs or {})
-            encoder = Encoder(observation_space.shape, **own_kwargs)
-            head = latent_policy_class(encoder.feature_shape, latent_dim, **latent_policy_kwargs)
-            self.latent_policy = nn.Sequential(encoder, head)
+        defaults = LATENT_POLICY_KWARGS if latent_policy_class is LatentPolicy else {}
+        self.latent_policy = latent_policy_class(feature_shape, latent_dim, **defaults | (latent_policy_kwargs or {}))
+        if not share_encoder:
+            self.latent_policy = nn.Sequential(deepcopy(self.encoder).requires_grad_(), self.latent_policy)
         self.latent_policy_average = deepcopy(self.latent_policy).requires_grad_(False)  # the pi that acts
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         n_outputs = int(action_space.n) if isinstance(action_space, spaces.Discrete) else get_action_dim(action_space)
@@ -133,9 +120,13 @@ class BCVLRPolicy(BasePolicy):
         dtype = th.get_autocast_dtype(device) if th.is_autocast_enabled(device) else th.float32
         return (frames.to(dtype) - 127.5) / 255  # bfloat16 holds the difference exactly
 
-    def encode(self, frames: th.Tensor) -> th.Tensor:
-        """s = f(o) of frames (..., C, H, W), 0 to 255, standardized; without gradient while f is frozen."""
-        features = self.encoder(self.scale(frames.flatten(0, -4)))
+    def encode(self, frames: th.Tensor, encoder: nn.Module | None = None) -> th.Tensor:
+        """
+        s = f(o) of frames (..., C, H, W), 0 to 255, standardized; without gradient while f is frozen.
+
+        :param encoder: another one, that started as f
+        """
+        features = (encoder or self.encoder)(self.scale(frames.flatten(0, -4)))
         if self.standardize:
             # Some versions of PyTorch want an eps above 0; this one is lost in rounding.
             features = F.batch_norm(features, self.feature_mean.flatten(), self.feature_std.flatten().square(), eps=1e-30)
@@ -151,12 +142,14 @@ class BCVLRPolicy(BasePolicy):
 
     def imitate(self, observations: th.Tensor, latent_policy: nn.Module) -> th.Tensor:
         """
-        pi(f(o)) of observations (B, C, H, W), 0 to 255: the z (B, latent_dim) that the expert would mean, standardized. An
-        encoder of pi's own takes the place of f.
+        pi(f(o)) of observations (B, C, H, W), 0 to 255: the z (B, latent_dim) that the expert would mean, standardized.
 
         :param latent_policy: the pi that learns, or its average
         """
-        return latent_policy(self.encode(observations) if self.share_encoder else self.scale(observations))
+        if self.share_encoder:
+            return latent_policy(self.encode(observations))
+        encoder, head = latent_policy.children()
+        return head(self.encode(observations, encoder))
 
     def predict_features(self, past_features: th.Tensor, quantized_actions: th.Tensor) -> th.Tensor:
         """w(s_t, z_q), the features expected at t+1; past features (B, n_history, C, H, W)."""
@@ -238,6 +231,13 @@ class BCVLRPolicy(BasePolicy):
         self.feature_mean.copy_(features.mean((0, 1, 3, 4), keepdim=True)[0, 0])
         self.feature_std.copy_(features.std((0, 1, 3, 4), keepdim=True)[0, 0] + 1e-6)
         self.change_std.copy_(changes.square().mean((0, 1, 3, 4), keepdim=True)[0, 0].sqrt() / self.feature_std + 1e-6)
+
+    def start_latent_policy(self) -> None:
+        """An encoder of pi's own starts as f is now."""
+        if not self.share_encoder:
+            for latent_policy in (self.latent_policy, self.latent_policy_average):
+                encoder, _ = latent_policy.children()
+                encoder.load_state_dict(self.encoder.state_dict())
 
     def rescale_idm(self, latent_actions: th.Tensor) -> None:
         """Give p zero mean and unit variance where it gave these z (B, latent_dim): w would not hear a new p."""

@@ -130,7 +130,7 @@ FORAGING: dict[str, Any] = dict(
     imitation_steps=400,
     world_model_coef=1.0,
     tune_encoder=[],
-    policy_kwargs=dict(share_encoder=True, latent_policy_kwargs=dict(channels=[48])),
+    policy_kwargs=dict(share_encoder=True),
 )
 
 # For 10,000 steps of the agent (docs/benchmarks/metaworld.md).
@@ -139,7 +139,7 @@ METAWORLD_SMALL: dict[str, Any] = dict(
     random_action_steps=4,  # the hand lags behind its target, and short actions cancel out
     rollout_steps=400,
     imitation_steps=200,
-    policy_kwargs=dict(share_encoder=True, latent_policy_kwargs=dict(channels=[48])),  # as its published figures have it
+    policy_kwargs=dict(share_encoder=True),  # as its published figures have it
 )
 
 # For 25,000 steps of the agent. Of the suite only ball_in_cup was tried (docs/benchmarks/dmcontrol.md).
@@ -148,7 +148,7 @@ DMCONTROL_SMALL: dict[str, Any] = dict(
     learning_starts=999,
     rollout_steps=1_000,
     imitation_steps=320,
-    policy_kwargs=dict(share_encoder=True, latent_policy_kwargs=dict(channels=[48])),  # as its published figures have it
+    policy_kwargs=dict(share_encoder=True),  # as its published figures have it
 )
 
 SUITES: dict[str, dict[str, Any]] = {

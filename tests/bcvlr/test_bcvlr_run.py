@@ -154,6 +154,14 @@ def test_online_imitation_leaves_the_idm_alone():
     assert moved(before, snapshot(model)) == {"latent_policy"}
 
 
+def test_an_encoder_of_pis_own_starts_as_f_was_pretrained():
+    policy = pretrained(pretrain_imitation_steps=0, policy_kwargs={"share_encoder": False}).policy
+    start = tiny_model().policy.encoder.state_dict()
+    assert not equal(policy.encoder.state_dict(), start)
+    for latent_policy in (policy.latent_policy, policy.latent_policy_average):
+        assert equal(latent_policy[0].state_dict(), policy.encoder.state_dict())
+
+
 def test_an_encoder_of_pis_own_learns_as_pi_clones_and_not_with_p_and_d():
     model = pretrained(tune_encoder=["online"], policy_kwargs={"share_encoder": False}).learn(10)
     before = snapshot(model)

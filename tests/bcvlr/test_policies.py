@@ -299,27 +299,12 @@ def test_the_average_starts_with_the_same_weights_and_takes_no_gradient():
     assert th.equal(average(features), policy.latent_policy(features))
 
 
-def test_an_encoder_of_pis_own_has_a_size_of_its_own():
-    policy = make_policy(share_encoder=False, latent_policy_encoder_kwargs={"channels": (5,), "strides": (1,)})
-    encoder, _ = policy.latent_policy
-    assert encoder.feature_shape == (5, *policy.observation_space.shape[1:])
-    assert policy.encoder.feature_shape != encoder.feature_shape
-
-
-def test_an_encoder_of_pis_own_keeps_its_default_strides_where_only_channels_are_given():
-    policy = make_policy(share_encoder=False, latent_policy_encoder_kwargs={"channels": (5,)})
-    encoder, _ = policy.latent_policy
-    assert encoder.feature_shape == (5, *(side // 2 for side in policy.observation_space.shape[1:]))
-
-
-def test_a_pi_that_shares_f_takes_no_arguments_of_an_encoder():
-    with pytest.raises(ValueError, match="share_encoder=False"):
-        make_policy(share_encoder=True, latent_policy_encoder_kwargs={"channels": (5,)})
-
-
-def test_an_encoder_of_pis_own_sees_scaled_pixels():
+def test_an_encoder_of_pis_own_starts_as_f():
     policy, frames = make_policy(share_encoder=False), random_frames(4)
-    assert th.equal(policy.imitate(frames, policy.latent_policy), policy.latent_policy(policy.scale(frames)))
+    policy.fit_feature_statistics(random_frames(4, 3))
+    encoder, head = policy.latent_policy
+    assert encoder is not policy.encoder
+    assert th.equal(policy.imitate(frames, policy.latent_policy), head(policy.encode(frames)))
 
 
 def test_the_gradient_of_imitation_reaches_pis_own_encoder_and_not_f():
