@@ -98,6 +98,7 @@ class Encoder(nn.Module):
     :param strides: of these convolutions
     :param n_residual_blocks: how many follow
     :param final_relu: features that are not negative, as the authors' on DMControl
+    :raises ValueError: there are not as many strides as channels, or none
     """
 
     def __init__(
@@ -109,6 +110,11 @@ class Encoder(nn.Module):
         final_relu: bool = False,
     ):
         super().__init__()
+        if not 0 < len(channels) == len(strides):
+            raise ValueError(
+                f"An encoder's channels are {list(channels)} and its strides {list(strides)}, expected one of each for every "
+                "convolution, of which there is at least one."
+            )
         layers: list[nn.Module] = []
         n_input = observation_shape[0]
         for n_output, stride in zip(channels, strides, strict=True):

@@ -92,9 +92,12 @@ def test_feature_shape_is_the_shape_of_the_features(shape, strides):
     assert encoder(th.zeros(2, *shape)).shape == (2, *encoder.feature_shape)
 
 
-def test_one_stride_for_each_convolution_of_the_encoder():
-    with pytest.raises(ValueError, match="shorter"):
-        Encoder((3, 16, 16), (8, 8), (2,), 0)
+@pytest.mark.parametrize(("channels", "strides"), [((4, 4), (2,)), ((4,), (2, 2)), ((), ())])
+def test_one_stride_for_each_convolution_of_the_encoder(channels, strides):
+    with pytest.raises(
+        ValueError, match=rf"channels are \[.*\] and its strides \[{', '.join(map(str, strides))}\], expected one"
+    ):
+        Encoder((3, 16, 16), channels, strides)
 
 
 def test_no_activation_ends_the_encoder():
