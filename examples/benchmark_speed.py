@@ -29,13 +29,13 @@ from pathlib import Path
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
-from ladder import write_csv
 from quickstart import choose_convolutions
 from stable_baselines3.common.logger import Logger
 from torch.profiler import ProfilerActivity, profile
 from train import PRESETS, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
+from sb3_bcvlr.common.files import write_csv
 from sb3_bcvlr.envs import make_procgen
 
 N_OPERATORS = 25  # of a stage that a profile names

@@ -20,7 +20,6 @@ that one says how much a world model of this size can learn to care for actions 
 """
 
 import argparse
-import csv
 import json
 import time
 from copy import deepcopy
@@ -39,7 +38,7 @@ from tqdm import trange
 from train import MAKERS, PRESETS, environment_arguments, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
-from sb3_bcvlr.common.files import written_beside
+from sb3_bcvlr.common.files import write_csv, written_beside
 from sb3_bcvlr.common.video_imitation import optimize
 from sb3_bcvlr.common.video_io import find_videos
 from sb3_bcvlr.envs.procgen import action_groups
@@ -209,13 +208,6 @@ def pretrain(model: BCVLR, path: Path | None) -> None:
     if path is not None:
         with written_beside(path) as temporary, open(temporary, "wb") as file:
             model.save(file)
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0] if rows else [])  # no episode may have ended
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def main() -> None:

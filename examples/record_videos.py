@@ -22,7 +22,7 @@ import argparse
 import csv
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from experts import Policy, find_expert
 from gymnasium import spaces
 from tqdm import tqdm
 
-from sb3_bcvlr.common.files import written_beside
+from sb3_bcvlr.common.files import write_csv, written_beside
 from sb3_bcvlr.common.video_io import write_video
 
 SUITES = "dmcontrol/", "metaworld/"  # whose environments take the options of pictures
@@ -172,14 +172,6 @@ def read_table(path: Path, columns: dict[str, str]) -> dict[str, dict[str, Any]]
     return {row["file"]: row for row in rows}
 
 
-def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    rows = sorted(rows, key=lambda row: row["file"])
-    with written_beside(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 _recorder: Recorder  # of this process
 
 
@@ -215,7 +207,7 @@ def record_all(settings: Settings, out: Path, actions: Path | None, n_episodes: 
     with tqdm(total=n_episodes, initial=n_episodes - len(missing), unit="episode") as bar:
         for row in played(recorder, missing, min(n_workers, len(missing))):
             rows[row["file"]] = row
-            write_table(table, rows.values())
+            write_csv(table, sorted(rows.values(), key=lambda row: row["file"]))
             bar.set_postfix({"return": f"{row['return']:.1f}", "frames": row["length"]}, refresh=False)
             bar.update()
     recorder.env.close()

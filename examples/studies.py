@@ -26,12 +26,12 @@ from typing import Any
 
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
-from ladder import write_csv
 from quickstart import RandomPolicy, eval_seed, evaluate, load_videos
 from stable_baselines3.common.vec_env import VecEnv
 from train import MAKERS, PRESETS, merged, model_arguments
 
 from sb3_bcvlr import BCVLR
+from sb3_bcvlr.common.files import write_csv
 from sb3_bcvlr.common.video_io import find_videos
 
 ABLATIONS: dict[str, dict[str, Any]] = {

@@ -43,11 +43,6 @@ def test_processes_are_for_simulators_alone():
     }
 
 
-def test_a_curve_without_points_is_written_all_the_same(tmp_path):
-    ladder.write_csv(tmp_path / "curve.csv", [])
-    assert rows(tmp_path / "curve.csv") == []
-
-
 def test_cloning_true_actions_moves_the_latent_policy_that_acts():
     model = tiny_model(policy_tau=0.5).pretrain()
     actions = th.zeros(len(model.videos), 1, dtype=th.int64)

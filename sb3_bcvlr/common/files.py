@@ -1,10 +1,12 @@
 """Files that are whole or not there."""
 
+import csv
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -20,3 +22,11 @@ def written_beside(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A line for each row under the names of the first; no rows, no names."""
+    with written_beside(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0] if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,8 +1,10 @@
 """Whoever looks sees the old file or the new one."""
 
+import csv
+
 import pytest
 
-from sb3_bcvlr.common.files import written_beside
+from sb3_bcvlr.common.files import write_csv, written_beside
 
 
 def test_the_target_changes_when_the_block_has_ended(tmp_path):
@@ -20,3 +22,17 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         temporary.write_text("half")
         1 / 0  # noqa: B018
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("rows", [[{"step": "1", "return": "2.5"}, {"step": "2", "return": "a, b"}], []])
+def test_a_table_is_read_as_it_was_written(rows, tmp_path):
+    write_csv(tmp_path / "curve.csv", rows)
+    with open(tmp_path / "curve.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == rows
+
+
+def test_a_row_of_other_names_leaves_the_table_that_was_there(tmp_path):
+    write_csv(tmp_path / "curve.csv", [{"step": 1}])
+    with pytest.raises(ValueError, match="contains fields"):
+        write_csv(tmp_path / "curve.csv", [{"step": 1}, {"return": 2}])
+    assert (tmp_path / "curve.csv").read_text().split() == ["step", "1"]
