@@ -4,9 +4,9 @@ import math
 from copy import deepcopy
 
 import torch as th
-from stable_baselines3.common.utils import polyak_update
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
 from sb3_bcvlr.common.networks import Encoder, FoldedConvolutions, ResidualBlock, orthogonal_init
@@ -43,7 +43,8 @@ class FeatureLoss(nn.Module):
         self.target = deepcopy(self.online).requires_grad_(False)
 
     def update_target(self, tau: float) -> None:
-        polyak_update(self.online.parameters(), self.target.parameters(), tau)
+        average = get_ema_multi_avg_fn(1 - tau)  # SB3's polyak_update in one GPU kernel for all parameters
+        average(list(self.target.parameters()), list(self.online.parameters()), None)
 
 
 class InfoNCE(FeatureLoss):
