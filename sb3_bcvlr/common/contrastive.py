@@ -82,7 +82,7 @@ class InfoNCE(FeatureLoss):
             ResidualBlock(n_channels, n_channels),
             ResidualBlock(n_channels, n_channels),
         )
-        self.folded = FoldedConvolutions(4)
+        self.folded = FoldedConvolutions(16)
         for module in (self.bilinear, self.reconstruction):
             module.apply(orthogonal_init)
         self.reconstruction.requires_grad_("frozen_reconstruction" not in literal)

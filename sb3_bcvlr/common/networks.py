@@ -9,6 +9,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_bcvlr.common import kernels
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
 
 TENSOR_CORE_CHANNELS = 8  # a GPU convolves quickly what has a multiple of them
@@ -21,7 +22,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, hidden_channels, 3, padding=1)
         self.conv2 = nn.Conv2d(hidden_channels, channels, 3, padding=1)
-        self.folded = FoldedConvolutions(2) if hidden_channels % TENSOR_CORE_CHANNELS else None
+        self.folded = FoldedConvolutions(4) if hidden_channels % TENSOR_CORE_CHANNELS else None
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         if self.folded is not None and self.folded.suits(x):
@@ -31,12 +32,12 @@ class ResidualBlock(nn.Module):
 
 class FoldedConvolutions(nn.Module):
     """
-    Does what ``layers`` of few channels do, with blocks of n x n pixels folded into channels, of which a GPU likes many.
+    Does what ``layers`` of few channels do, with n neighbours of a row folded into channels, of which a GPU likes many.
 
     Most of the wider weights are 0, but tensor cores that multiply 16 channels idle longer than that takes
-    (docs/benchmarks/speed.md).
+    (docs/benchmarks/speed.md). Channels last in memory, folding moves nothing.
 
-    :param n: side of a block
+    :param n: pixels that become one
     """
 
     taps: th.Tensor
@@ -44,20 +45,20 @@ class FoldedConvolutions(nn.Module):
     def __init__(self, n: int):
         super().__init__()
         self.n = n
-        taps = th.zeros(3, 3, n, n, n, n, 3, 3)  # tap, pixel of the output, pixel of the input, block of the input
-        for row, column, y, x in itertools.product(range(n), range(n), range(3), range(3)):
-            (block_y, from_row), (block_x, from_column) = divmod(row + y - 1, n), divmod(column + x - 1, n)
-            taps[y, x, row, column, from_row, from_column, block_y + 1, block_x + 1] = 1
-        self.register_buffer("taps", taps.reshape(9, -1), persistent=False)
+        taps = th.zeros(3, n, n, 3)  # tap of a row, pixel of the output, pixel of the input, its place: before, here, after
+        for tap, pixel in itertools.product(range(3), range(n)):
+            place, from_pixel = divmod(pixel + tap - 1, n)
+            taps[tap, pixel, from_pixel, place + 1] = 1
+        self.register_buffer("taps", taps.flatten(1), persistent=False)
 
     def suits(self, x: th.Tensor) -> bool:
-        """Whether x (B, C, H, W) lies on a GPU and divides into blocks."""
-        return x.is_cuda and not any(size % self.n for size in x.shape[2:])
+        """Whether x (B, C, H, W) lies on a GPU and its rows divide into pixels of n."""
+        return x.is_cuda and not x.shape[3] % self.n
 
     def forward(self, layers: Iterable[nn.Module], x: th.Tensor) -> th.Tensor:
         """
         :param layers: 3x3 convolutions of stride 1 and padding 1, ``ResidualBlock`` of them, and what works on single numbers
-        :param x: (B, C, H, W), H and W multiples of ``n``
+        :param x: (B, C, H, W), W a multiple of ``n``
         :return: ``layers(x)``, channels last in memory
         """
         x = self._fold(x)
@@ -69,24 +70,21 @@ class FoldedConvolutions(nn.Module):
         return self._unfold(x)
 
     def _fold(self, x: th.Tensor) -> th.Tensor:
-        """(B, C, H, W) to (B, n * n * C, H / n, W / n), a block's pixels one after the other, channels last in memory."""
-        blocks = x.permute(0, 2, 3, 1).unflatten(2, (-1, self.n)).unflatten(1, (-1, self.n)).transpose(2, 3)
-        return blocks.flatten(3).permute(0, 3, 1, 2)
+        """(B, C, H, W) to (B, n * C, H, W / n), one pixel after the other."""
+        return x.permute(0, 2, 3, 1).unflatten(2, (-1, self.n)).flatten(3).permute(0, 3, 1, 2)
 
     def _unfold(self, x: th.Tensor) -> th.Tensor:
-        pixels = x.permute(0, 2, 3, 1).unflatten(3, (self.n, self.n, -1)).transpose(2, 3)
-        return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        return x.permute(0, 2, 3, 1).unflatten(3, (self.n, -1)).flatten(2, 3).permute(0, 3, 1, 2)
 
     def _convolve(self, convolution: nn.Conv2d, folded: th.Tensor) -> th.Tensor:
         n_output, n_input = convolution.weight.shape[:2]
         assert convolution.bias is not None
-        block = self.n**2
-        weight = (convolution.weight.flatten(2).unsqueeze(3) * self.taps).sum(2)  # each to where it acts
-        weight = weight.view(n_output, n_input, block, block, 3, 3).permute(2, 0, 4, 5, 3, 1)
-        weight = weight.reshape(block * n_output, 3, 3, block * n_input)
+        weight = (convolution.weight.unsqueeze(4) * self.taps).sum(3)  # each to where it acts
+        weight = weight.view(n_output, n_input, 3, self.n, self.n, 3).permute(3, 0, 2, 5, 4, 1)
+        weight = weight.reshape(self.n * n_output, 3, 3, self.n * n_input)
         if n_missing := -folded.shape[1] % TENSOR_CORE_CHANNELS:
             folded, weight = F.pad(folded, (0, 0, 0, 0, 0, n_missing)), F.pad(weight, (0, n_missing))
-        return F.conv2d(folded, weight.permute(0, 3, 1, 2), convolution.bias.repeat(block), padding=1)
+        return F.conv2d(folded, weight.permute(0, 3, 1, 2), convolution.bias.repeat(self.n), padding=1)
 
 
 class Encoder(nn.Module):
@@ -128,14 +126,25 @@ class Encoder(nn.Module):
         with th.no_grad():
             self.feature_shape = tuple(self.net(th.zeros(1, *observation_shape)).shape[1:])
 
+        self.n_residual_blocks = n_residual_blocks
         is_narrow = set(strides) == {1} and max(channels) <= 16
-        self.folded = FoldedConvolutions(2) if is_narrow else None
+        self.folded = FoldedConvolutions(4) if is_narrow else None
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """(B, C, H, W) in [-0.5, 0.5] to (B, *feature_shape)."""
-        if self.folded is not None and self.folded.suits(observations):
-            return self.folded(self.net, observations)
-        return self.net(observations)
+        if self.folded is None or not self.folded.suits(observations):
+            return self.net(observations)
+        n_layers = len(self.net)
+        first = next((i for i in range(n_layers) if isinstance(self.net[i], ResidualBlock)), n_layers)
+        maps = self.folded(self.net[:first], observations).permute(0, 2, 3, 1)
+        if not kernels.suits(maps):
+            return self.folded(self.net[first:], maps.permute(0, 3, 1, 2))
+        after = first + self.n_residual_blocks
+        rectified = F.relu(maps).detach()
+        for index in range(first, after):
+            parameters = self.net[index].parameters()  # of its two convolutions, weight before bias
+            maps, rectified = kernels.NarrowResidualBlock.apply(maps, rectified, *parameters, index + 1 == after)
+        return self.net[after:](maps.permute(0, 3, 1, 2))
 
 
 class ImpalaCNN(nn.Module):
@@ -155,7 +164,66 @@ class ImpalaCNN(nn.Module):
         self.linear = nn.Linear(n_flat, hidden_dim)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        return F.relu(self.linear(F.relu(self.convolutions(x).flatten(1))))
+        """(B, C, H, W) to (B, hidden_dim)."""
+        layers = iter(self.convolutions)
+        for layer in layers:
+            if x.is_cuda and isinstance(layer, nn.Conv2d):
+                next(layers)  # its pooling
+                x = convolve_and_pool(layer, x)
+            else:
+                x = layer(x)
+        return F.relu(self.linear(F.relu(x.flatten(1))))
+
+
+class MaxPool(th.autograd.Function):
+    """
+    ``F.max_pool2d(x, 3, stride=2, padding=1)`` of (B, C, H, W), for ``torch.compile`` on GPUs: in the gradient that it makes
+    by itself each number looks for its place, which takes some three times as long (docs/benchmarks/speed.md).
+
+    A pixel of a window is 4 * row + column, so that one outside, of row or column -1, is none of the others.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: th.Tensor) -> th.Tensor:
+        ctx.size = x.shape[2:]
+        height, width = (-(-size // 2) for size in ctx.size)
+        padded = F.pad(x, (1, 1, 1, 1), value=-math.inf)
+        largest = padded[:, :, : 2 * height : 2, : 2 * width : 2]
+        chosen = th.zeros_like(largest, dtype=th.int8)
+        for row, column in itertools.islice(itertools.product(range(3), range(3)), 1, None):
+            values = padded[:, :, row : row + 2 * height - 1 : 2, column : column + 2 * width - 1 : 2]
+            is_larger = values > largest
+            largest = th.where(is_larger, values, largest)
+            chosen = th.where(is_larger, 4 * row + column, chosen)
+        ctx.save_for_backward(chosen)
+        return largest
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: th.Tensor) -> th.Tensor:
+        """Each 2x2 pixels of the input lie in four windows: their own, and those below and to the right."""
+        (chosen,) = ctx.saved_tensors
+        height, width = chosen.shape[2:]
+        padded = F.pad(gradients[0], (0, 1, 0, 1)), F.pad(chosen, (0, 1, 0, 1), value=-1)
+        pixel = th.arange(2, device=chosen.device, dtype=th.int8)
+        parts = []  # (B, height, 2, width, 2, C): channels last, as the kernel is to write them
+        for below, right in itertools.product(range(2), range(2)):
+            window = (..., slice(below, below + height), None, slice(right, right + width), None)
+            gradient, place = (maps[window].permute(0, 2, 3, 4, 5, 1) for maps in padded)
+            pixel_of_window = 4 * (pixel + 1 - 2 * below)[:, None, None, None] + (pixel + 1 - 2 * right)[:, None]
+            parts.append(th.where(place == pixel_of_window, gradient, 0))
+        blocks = parts[0] + parts[1] + parts[2] + parts[3]
+        return blocks.flatten(3, 4).flatten(1, 2)[:, : ctx.size[0], : ctx.size[1]].permute(0, 3, 1, 2)
+
+
+def convolve_and_pool(convolution: nn.Conv2d, x: th.Tensor) -> th.Tensor:
+    """
+    ``F.max_pool2d(convolution(x), 3, stride=2, padding=1)`` of a 3x3 convolution with a padding of 1, for GPUs: max(x) + b is
+    max(x + b), and the smaller map takes a fourth of the time to add b to.
+    """
+    assert convolution.bias is not None
+    maps = F.conv2d(x, convolution.weight, padding=1)
+    pooled = MaxPool.apply(maps) if th.compiler.is_compiling() else F.max_pool2d(maps, 3, stride=2, padding=1)
+    return pooled + convolution.bias.to(pooled.dtype)[:, None, None]
 
 
 class InverseDynamicsModel(nn.Module):

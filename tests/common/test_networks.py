@@ -3,6 +3,7 @@
 import pytest
 import torch as th
 from gymnasium import spaces
+from torch.nn import functional as F
 
 from sb3_bcvlr import hyperparams
 from sb3_bcvlr.bcvlr import BCVLRPolicy
@@ -13,8 +14,10 @@ from sb3_bcvlr.common.networks import (
     ImpalaCNN,
     InverseDynamicsModel,
     LatentPolicy,
+    MaxPool,
     ResidualBlock,
     WorldModel,
+    convolve_and_pool,
     convolve_tiled,
     grow_pixel,
     tile_places,
@@ -224,6 +227,24 @@ def test_folded_convolutions_do_what_their_layers_do(n):
 def test_a_residual_block_can_be_folded(channels):
     block, images = ResidualBlock(channels, channels // 2).double(), th.rand(2, channels, 8, 12).double()
     th.testing.assert_close(FoldedConvolutions(2).double()([block], images), block(images))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (6, 5), (1, 1)])
+@pytest.mark.parametrize("backend", [None, "inductor"])
+def test_max_pooling_is_that_of_pytorch_with_its_gradient(size, backend):
+    maps = th.randint(5, (3, 4, *size)).float().requires_grad_()  # with ties
+    pool = th.compile(MaxPool.apply, backend=backend, dynamic=False) if backend else MaxPool.apply
+    pooled, expected = pool(maps), F.max_pool2d(maps, 3, stride=2, padding=1)
+    th.testing.assert_close(pooled, expected, rtol=0, atol=0)
+    weights = th.randn_like(expected)
+    gradients = [th.autograd.grad((y * weights).sum(), maps) for y in (pooled, expected)]
+    th.testing.assert_close(*gradients)
+
+
+def test_a_bias_can_be_added_after_pooling():
+    convolution, images = th.nn.Conv2d(3, 5, 3, padding=1).double(), th.rand(2, 3, 8, 12).double()
+    pooled = F.max_pool2d(convolution(images), 3, stride=2, padding=1)
+    th.testing.assert_close(convolve_and_pool(convolution, images), pooled)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (4, 4), (6, 8)])
