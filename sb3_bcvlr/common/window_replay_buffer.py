@@ -105,7 +105,7 @@ class WindowReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         if self._next_observations is not None:  # episodes also break where the environment was reset from outside
-            same = (self._next_observations == obs).reshape(self.n_envs, -1).all(1)
+            same = (self._next_observations == obs).all(tuple(range(1, obs.ndim)))
             self.ends[self.pos - 1] |= ~same
         if self.n_stack > 1:
             self._check_stacks(obs, next_obs, done)
