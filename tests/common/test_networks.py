@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from sb3_bcvlr import hyperparams
 from sb3_bcvlr.bcvlr import BCVLRPolicy
+from sb3_bcvlr.common import networks
 from sb3_bcvlr.common.networks import (
     ActionDecoder,
     Encoder,
@@ -245,6 +246,18 @@ def test_a_bias_can_be_added_after_pooling():
     convolution, images = th.nn.Conv2d(3, 5, 3, padding=1).double(), th.rand(2, 3, 8, 12).double()
     pooled = F.max_pool2d(convolution(images), 3, stride=2, padding=1)
     th.testing.assert_close(convolve_and_pool(convolution, images), pooled)
+
+
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_a_gpu_computes_the_same_trunk(monkeypatch, backend):
+    trunk, images = ImpalaCNN((3, 13, 16), (4, 5), 7), th.rand(2, 3, 13, 16)
+    expected = trunk(images)
+    monkeypatch.setattr(networks, "is_on_gpu", lambda x: True)
+    features = (th.compile(trunk, backend=backend, fullgraph=True) if backend else trunk)(images)
+    th.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    gradients = (th.autograd.grad(y.square().sum(), list(trunk.parameters())) for y in (features, expected))
+    for gradient, of_expected in zip(*gradients, strict=True):
+        th.testing.assert_close(gradient, of_expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (4, 4), (6, 8)])
