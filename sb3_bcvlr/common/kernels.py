@@ -5,69 +5,15 @@ A GPU multiplies 16 channels about as fast as it reads and writes the maps, and 
 pass over them. PyTorch and cuDNN join none of these with a convolution (docs/benchmarks/speed.md).
 """
 
+import importlib.util
 from typing import Any
 
 import torch as th
 from torch.nn.grad import conv2d_weight
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # a PyTorch for CPUs
-    triton = None
-
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # not with every PyTorch
 N_PIXELS = 4  # of a row, which the kernel handles as one
 N_BLOCKS, N_WARPS = 128, 8  # of so many pixels, which a program handles, and by how many warps
-
-if triton is not None:
-
-    @triton.jit
-    def _convolve(
-        x,
-        weight,
-        bias,
-        mask,
-        residual,
-        output,
-        rectified,
-        n_blocks,
-        height,
-        width,
-        n_channels: tl.constexpr,
-        n_pixels: tl.constexpr,
-        is_forward: tl.constexpr,
-        has_residual: tl.constexpr,
-        has_output: tl.constexpr,
-        has_rectified: tl.constexpr,
-        block_size: tl.constexpr,
-    ):
-        block = tl.program_id(0) * block_size + tl.arange(0, block_size)
-        row, column = block * n_pixels // width % height, block * n_pixels % width
-        two_pixels = tl.arange(0, 2 * n_channels)
-        numbers = tl.arange(0, n_pixels * n_channels)
-        total = tl.zeros((block_size, n_pixels * n_channels), tl.float32)
-        for y in tl.static_range(3):
-            for pair in tl.static_range((n_pixels + 2) // 2):  # from the pixel before the block to the one after it
-                from_row = row[:, None] + y - 1
-                from_column = column[:, None] + 2 * pair - 1 + two_pixels[None, :] // n_channels
-                is_inside = (from_row >= 0) & (from_row < height) & (from_column >= 0) & (from_column < width)
-                first = (block * n_pixels + (y - 1) * width + 2 * pair - 1) * n_channels
-                pixels = tl.load(x + first[:, None] + two_pixels[None, :], is_inside & (block < n_blocks)[:, None], 0.0)
-                used = (y * (n_pixels + 2) + 2 * pair) * n_channels + two_pixels
-                weights = tl.load(weight + used[:, None] * (n_pixels * n_channels) + numbers[None, :])
-                total = tl.dot(pixels, weights, total, input_precision="ieee")
-        places = block[:, None] * (n_pixels * n_channels) + numbers[None, :]
-        exists = (block < n_blocks)[:, None]
-        if is_forward:
-            total += tl.load(bias + numbers % n_channels)[None, :].to(tl.float32)
-        else:
-            total = tl.where(tl.load(mask + places, exists, 0.0) > 0, total, 0.0)
-        if has_residual:
-            total += tl.load(residual + places, exists, 0.0).to(tl.float32)
-        if has_output:
-            tl.store(output + places, total.to(x.dtype.element_ty), exists)
-        if has_rectified:
-            tl.store(rectified + places, tl.maximum(total, 0.0).to(x.dtype.element_ty), exists)
 
 
 def _launch(
@@ -85,12 +31,14 @@ def _launch(
     :param x: (B, H, W, C) contiguous, as all maps
     :param weight: of ``_block_weight``
     """
+    from sb3_bcvlr.common.triton_convolution import convolve
+
     given = (x, weight, bias, mask, residual, output, rectified)
     assert all(tensor is None or tensor.is_contiguous() for tensor in given)
     n_samples, height, width, n_channels = x.shape
     n_blocks = n_samples * height * width // N_PIXELS
     maps = [x if map_ is None else map_ for map_ in (mask, residual, output, rectified)]
-    _convolve[(triton.cdiv(n_blocks, N_BLOCKS),)](
+    convolve[(-(-n_blocks // N_BLOCKS),)](
         x,
         weight,
         x if bias is None else bias,
@@ -226,5 +174,5 @@ def _narrow_weight(wide: th.Tensor) -> th.Tensor:
 def suits(x: th.Tensor) -> bool:
     """Whether the kernel takes x (B, H, W, C): few channels, bfloat16, a GPU, and compiled code, which needs Triton anyway."""
     is_narrow = x.shape[3] in (8, 16) and x.shape[2] % N_PIXELS == 0
-    can_run = triton is not None and x.is_cuda and th.compiler.is_compiling()
+    can_run = HAS_TRITON and x.is_cuda and th.compiler.is_compiling()
     return can_run and is_narrow and x.dtype == th.bfloat16 and x.numel() < 2**31  # which its integers hold
