@@ -13,12 +13,11 @@ from stable_baselines3.common.preprocessing import maybe_transpose
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak_update
 from torch.nn import functional as F
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
 from sb3_bcvlr.common.augmentations import random_shift
 from sb3_bcvlr.common.contrastive import InfoNCE
-from sb3_bcvlr.common.devices import GraphedStep, multiplies_bfloat16, to_device
+from sb3_bcvlr.common.devices import GraphedStep, fused_polyak_update, multiplies_bfloat16, to_device
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, checked_names, optimize
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
@@ -639,8 +638,7 @@ class BCVLR(VideoImitationAlgorithm):
     def _average_latent_policy(self) -> None:
         """The pi that acts follows the pi that learns."""
         newest, average = self.policy.latent_policy, self.policy.latent_policy_average
-        update = get_ema_multi_avg_fn(1 - self.policy_tau)  # polyak_update in one GPU kernel for all parameters
-        update(list(average.parameters()), list(newest.parameters()), None)
+        fused_polyak_update(newest.parameters(), average.parameters(), self.policy_tau)
         polyak_update(newest.buffers(), average.buffers(), 1)  # such as a BatchNorm's statistics, which are averages already
 
     def _imitation_loss(self, observations: th.Tensor, labels: th.Tensor) -> th.Tensor:

@@ -6,9 +6,9 @@ from copy import deepcopy
 import torch as th
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
+from sb3_bcvlr.common.devices import fused_polyak_update
 from sb3_bcvlr.common.networks import Encoder, FoldedConvolutions, ResidualBlock, orthogonal_init
 
 
@@ -43,8 +43,7 @@ class FeatureLoss(nn.Module):
         self.target = deepcopy(self.online).requires_grad_(False)
 
     def update_target(self, tau: float) -> None:
-        average = get_ema_multi_avg_fn(1 - tau)  # SB3's polyak_update in one GPU kernel for all parameters
-        average(list(self.target.parameters()), list(self.online.parameters()), None)
+        fused_polyak_update(self.online.parameters(), self.target.parameters(), tau)
 
 
 class InfoNCE(FeatureLoss):

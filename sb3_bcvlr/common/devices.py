@@ -3,10 +3,11 @@ What devices are good at: bfloat16 on some CPUs; on GPUs copies that run beside 
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch as th
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 N_WARMUP = 3  # steps before the recording: libraries choose their kernels, optimizers make their state
 
@@ -21,6 +22,11 @@ def multiplies_bfloat16(device: th.device) -> bool:
     """Whether this is a CPU with instructions for products of bfloat16, which older versions of PyTorch do not tell."""
     capabilities = th.cpu.get_capabilities() if device.type == "cpu" and hasattr(th.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def fused_polyak_update(parameters: Iterable[th.Tensor], target_parameters: Iterable[th.Tensor], tau: float) -> None:
+    """SB3's ``polyak_update`` in one GPU kernel for all parameters; these are of floating point."""
+    get_ema_multi_avg_fn(1 - tau)(list(target_parameters), list(parameters), None)
 
 
 class GraphedStep:

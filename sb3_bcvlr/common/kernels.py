@@ -16,6 +16,21 @@ N_PIXELS = 4  # of a row, which the kernel handles as one
 N_BLOCKS, N_WARPS = 128, 8  # of so many pixels, which a program handles, and by how many warps
 
 
+def fold(maps: th.Tensor, n: int) -> th.Tensor:
+    """(B, H, W, C) to (B, n * C, H, W / n), one pixel of a row after the other: a view."""
+    return maps.unflatten(2, (-1, n)).flatten(3).permute(0, 3, 1, 2)
+
+
+def fold_taps(n: int, device: th.device | None = None) -> th.Tensor:
+    """
+    What a row of a 3x3 convolution becomes between pixels that hold n.
+
+    :return: (3, n, n, 3), whether it is this tap: tap, pixel of the output, pixel of the input, its place: before, here, after
+    """
+    tap, place, pixel = (th.arange(size, device=device) for size in (3, 3, n))
+    return pixel[:, None] + n * (place - 1) == pixel[:, None, None] + tap[:, None, None, None] - 1
+
+
 def _launch(
     x: th.Tensor,
     weight: th.Tensor,
@@ -88,9 +103,10 @@ def _residual_block_backward(
     x_gradient, hidden_gradient = th.empty_like(gradient), th.empty_like(gradient)
     _launch(gradient, weight2, mask=hidden, output=hidden_gradient)
     _launch(hidden_gradient, weight1, mask=rectified, residual=gradient, output=x_gradient)
+    n_channels = N_PIXELS * gradient.shape[3]
     wide1, wide2 = (
-        conv2d_weight(_blocks(x), (_blocks(of).shape[1], _blocks(x).shape[1], 3, 3), _blocks(of), padding=1)
-        for x, of in ((rectified, hidden_gradient), (hidden, gradient))
+        conv2d_weight(fold(x, N_PIXELS), (n_channels, n_channels, 3, 3), fold(of_output, N_PIXELS), padding=1)
+        for x, of_output in ((rectified, hidden_gradient), (hidden, gradient))
     )
     return x_gradient, hidden_gradient, wide1.contiguous(), wide2.contiguous()
 
@@ -100,11 +116,6 @@ def _(gradient: th.Tensor, *_: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tens
     n_channels = N_PIXELS * gradient.shape[3]
     wide1, wide2 = (gradient.new_empty(n_channels, n_channels, 3, 3) for _ in range(2))
     return th.empty_like(gradient), th.empty_like(gradient), wide1, wide2
-
-
-def _blocks(maps: th.Tensor) -> th.Tensor:
-    """(B, H, W, C) to (B, N_PIXELS * C, H, W / N_PIXELS), a view."""
-    return maps.unflatten(2, (-1, N_PIXELS)).flatten(3).permute(0, 3, 1, 2)
 
 
 class NarrowResidualBlock(th.autograd.Function):
@@ -165,10 +176,7 @@ def _narrow_weight(wide: th.Tensor) -> th.Tensor:
     :return: (C_out, C_in, 3, 3)
     """
     parts = wide.unflatten(1, (N_PIXELS, -1)).unflatten(0, (N_PIXELS, -1)).permute(1, 3, 4, 0, 2, 5)
-    tap, place, pixel = (th.arange(n, device=wide.device) for n in (3, 3, N_PIXELS))
-    from_pixel = pixel[:, None] + N_PIXELS * (place - 1)  # in the block before, the same and the one after
-    is_tap = from_pixel == pixel[:, None, None] + tap[:, None, None, None] - 1
-    return (parts.unsqueeze(3) * is_tap).sum((4, 5, 6))
+    return (parts.unsqueeze(3) * fold_taps(N_PIXELS, wide.device)).sum((4, 5, 6))
 
 
 def suits(x: th.Tensor) -> bool:

@@ -45,11 +45,7 @@ class FoldedConvolutions(nn.Module):
     def __init__(self, n: int):
         super().__init__()
         self.n = n
-        taps = th.zeros(3, n, n, 3)  # tap of a row, pixel of the output, pixel of the input, its place: before, here, after
-        for tap, pixel in itertools.product(range(3), range(n)):
-            place, from_pixel = divmod(pixel + tap - 1, n)
-            taps[tap, pixel, from_pixel, place + 1] = 1
-        self.register_buffer("taps", taps.flatten(1), persistent=False)
+        self.register_buffer("taps", kernels.fold_taps(n).float().flatten(1), persistent=False)
 
     def suits(self, x: th.Tensor) -> bool:
         """Whether x (B, C, H, W) lies on a GPU and its rows divide into pixels of n."""
@@ -61,17 +57,13 @@ class FoldedConvolutions(nn.Module):
         :param x: (B, C, H, W), W a multiple of ``n``
         :return: ``layers(x)``, channels last in memory
         """
-        x = self._fold(x)
+        x = kernels.fold(x.permute(0, 2, 3, 1), self.n)
         for layer in layers:
             if isinstance(layer, ResidualBlock):
                 x = x + self._convolve(layer.conv2, F.relu(self._convolve(layer.conv1, F.relu(x))))
             else:
                 x = self._convolve(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
         return self._unfold(x)
-
-    def _fold(self, x: th.Tensor) -> th.Tensor:
-        """(B, C, H, W) to (B, n * C, H, W / n), one pixel after the other."""
-        return x.permute(0, 2, 3, 1).unflatten(2, (-1, self.n)).flatten(3).permute(0, 3, 1, 2)
 
     def _unfold(self, x: th.Tensor) -> th.Tensor:
         return x.permute(0, 2, 3, 1).unflatten(3, (self.n, -1)).flatten(2, 3).permute(0, 3, 1, 2)
@@ -126,7 +118,7 @@ class Encoder(nn.Module):
         with th.no_grad():
             self.feature_shape = tuple(self.net(th.zeros(1, *observation_shape)).shape[1:])
 
-        self.n_residual_blocks = n_residual_blocks
+        self.first_block, self.n_residual_blocks = 2 * len(channels) - 1, n_residual_blocks
         is_narrow = set(strides) == {1} and max(channels) <= 16
         self.folded = FoldedConvolutions(4) if is_narrow else None
 
@@ -134,12 +126,10 @@ class Encoder(nn.Module):
         """(B, C, H, W) in [-0.5, 0.5] to (B, *feature_shape)."""
         if self.folded is None or not self.folded.suits(observations):
             return self.net(observations)
-        n_layers = len(self.net)
-        first = next((i for i in range(n_layers) if isinstance(self.net[i], ResidualBlock)), n_layers)
+        first, after = self.first_block, self.first_block + self.n_residual_blocks
         maps = self.folded(self.net[:first], observations).permute(0, 2, 3, 1)
         if not kernels.suits(maps):
             return self.folded(self.net[first:], maps.permute(0, 3, 1, 2))
-        after = first + self.n_residual_blocks
         rectified = F.relu(maps).detach()
         for index in range(first, after):
             parameters = self.net[index].parameters()  # of its two convolutions, weight before bias

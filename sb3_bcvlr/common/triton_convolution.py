@@ -28,6 +28,7 @@ def convolve(
     row, column = block * n_pixels // width % height, block * n_pixels % width
     two_pixels = tl.arange(0, 2 * n_channels)
     numbers = tl.arange(0, n_pixels * n_channels)
+    exists = (block < n_blocks)[:, None]
     total = tl.zeros((block_size, n_pixels * n_channels), tl.float32)
     for y in tl.static_range(3):
         for pair in tl.static_range((n_pixels + 2) // 2):  # from the pixel before the block to the one after it
@@ -35,12 +36,11 @@ def convolve(
             from_column = column[:, None] + 2 * pair - 1 + two_pixels[None, :] // n_channels
             is_inside = (from_row >= 0) & (from_row < height) & (from_column >= 0) & (from_column < width)
             first = (block * n_pixels + (y - 1) * width + 2 * pair - 1) * n_channels
-            pixels = tl.load(x + first[:, None] + two_pixels[None, :], is_inside & (block < n_blocks)[:, None], 0.0)
+            pixels = tl.load(x + first[:, None] + two_pixels[None, :], is_inside & exists, 0.0)
             used = (y * (n_pixels + 2) + 2 * pair) * n_channels + two_pixels
             weights = tl.load(weight + used[:, None] * (n_pixels * n_channels) + numbers[None, :])
             total = tl.dot(pixels, weights, total, input_precision="ieee")
     places = block[:, None] * (n_pixels * n_channels) + numbers[None, :]
-    exists = (block < n_blocks)[:, None]
     if is_forward:
         total += tl.load(bias + numbers % n_channels)[None, :].to(tl.float32)
     else:
