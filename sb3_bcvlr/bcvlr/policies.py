@@ -268,6 +268,11 @@ class BCVLRPolicy(BasePolicy):
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(observation, deterministic)
 
+    def set_training_mode(self, mode: bool) -> None:
+        """SB3's. ``predict`` asks for it each time, and to walk through all networks takes a fifth of its time on a CPU."""
+        if any(module.training != mode for module in (self, *self.children())):
+            super().set_training_mode(mode)
+
     def decode(self, observations: th.Tensor) -> th.Tensor:
         """d(pi(f(o))) of (B, C, H, W) uint8: logits (B, n_actions), or actions (B, action_dim) around [-1, 1]."""
         return self.action_decoder(self.imitate(observations, self.latent_policy_average))

@@ -239,6 +239,15 @@ def test_diagnostics_count_the_codes_in_use():
 
 
 @pytest.mark.parametrize("training", [True, False])
+def test_the_training_mode_reaches_each_network_whatever_it_was(training):
+    policy = make_policy()
+    policy.set_training_mode(training)
+    policy.idm.train(not training)  # as p is while its learning rate is 0
+    policy.set_training_mode(training)
+    assert {module.training for module in policy.modules()} == {training}
+
+
+@pytest.mark.parametrize("training", [True, False])
 def test_diagnostics_change_nothing(training):
     policy = make_policy()
     policy.set_training_mode(training)
