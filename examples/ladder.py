@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--labelled", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("outputs/ladder"))
-    parser.add_argument("--updates", type=int, default=4_000, help="of pi in each rung")
+    parser.add_argument("--updates", type=int, default=4_000, help="of pi in each rung; in rung 5, rollouts without update make none")
     parser.add_argument("--align-updates", type=int, default=1_500, help="of p and d on true pairs")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="start from this model; made if it is not there")
     parser.add_argument("--random-steps", type=int, default=2_000, help="of rung 0, which makes a third of the updates")
@@ -248,7 +248,8 @@ def main() -> None:
     videos, held_out = (load_videos(folder, env, args.seed, kwargs.get("n_history"), on_error="raise") for folder in folders)
     model = BCVLR(env, videos=videos, seed=args.seed, **kwargs)
     choose_convolutions(args.fast_convolutions)
-    n_rollouts = -(-args.steps // (model.train_freq.frequency * args.n_envs))
+    rollout_steps = model.train_freq.frequency * args.n_envs
+    n_rollouts = -(-args.steps // rollout_steps)
     start = time.perf_counter()
     pretrain(model, args.pretrained)
     seconds_pretraining = time.perf_counter() - start
@@ -275,6 +276,7 @@ def main() -> None:
     rows = []
     for rung in args.rungs:
         ladder.restart()
+        n_updates = args.updates
         start = time.perf_counter()
         if rung == 0:
             ladder.random_steps(args.random_steps, args.align_updates // 3)
@@ -296,12 +298,13 @@ def main() -> None:
             every = -(-args.eval_every // args.n_envs)
             judge = EvalCallback(eval_env, n_eval_episodes=10, eval_freq=every, log_path=str(args.out))  # never, if 0
             model.learn(args.steps, callback=[curve, judge], progress_bar=True)
+            n_updates = model.imitation_steps * (n_rollouts - model.learning_starts // rollout_steps)
             points = [dict(zip(curve.columns, point, strict=True)) for point in curve.points]
             write_csv(args.out / f"{task}_curve.csv", points)
         seconds = time.perf_counter() - start
         ladder.policy.set_training_mode(False)
         row = {"task": task, "rung": rung, **ladder.scores(), **evaluate(ladder.model, eval_env, args.eval_episodes)}
-        row |= {"updates": args.updates, "seconds": seconds, "seed": args.seed, **about, **diagnostics}
+        row |= {"updates": n_updates, "seconds": seconds, "seed": args.seed, **about, **diagnostics}
         on_gpu = model.device.type == "cuda"
         row["device"] = th.cuda.get_device_name() if on_gpu else f"cpu, {th.get_num_threads()} threads"
         if on_gpu:

@@ -28,11 +28,12 @@ import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep
 import numpy as np
 from quickstart import RandomPolicy, eval_seed, evaluate, load_videos
 from stable_baselines3.common.vec_env import VecEnv
-from train import MAKERS, PRESETS, merged, model_arguments
+from train import MAKERS, PRESETS, model_arguments
 
 from sb3_bcvlr import BCVLR
 from sb3_bcvlr.common.files import write_csv
 from sb3_bcvlr.common.video_io import find_videos
+from sb3_bcvlr.hyperparams import merged
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "full": {},

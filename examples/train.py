@@ -20,10 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import sb3_bcvlr  # isort: skip  before stable_baselines3, to keep gym's notice quiet
+import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 from quickstart import make_foraging, run
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
+from sb3_bcvlr import hyperparams
 from sb3_bcvlr.envs import make_dmcontrol, make_metaworld, make_procgen
 
 MAKERS: dict[str, Callable[..., VecEnv]] = {  # of task, number of environments and seed
@@ -33,12 +34,6 @@ MAKERS: dict[str, Callable[..., VecEnv]] = {  # of task, number of environments 
     "foraging": lambda task, n_envs, seed, **kwargs: make_foraging(n_envs, seed, **kwargs),
 }
 PRESETS = "default", "small", "paper"  # the constructor's; hyperparams' SUITE_small, for fewer steps; the published
-
-
-def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """``second`` over ``first``, dictionaries inside likewise."""
-    both = {key: merged(first[key], second[key]) for key in first.keys() & second.keys() if isinstance(second[key], dict)}
-    return {**first, **second, **both}
 
 
 def model_arguments(task: str, preset: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -51,10 +46,10 @@ def model_arguments(task: str, preset: str, changes: dict[str, Any]) -> dict[str
     suites = {"default": None, "small": f"{suite}_small", "paper": suite}
     chosen = suite if suite == "foraging" else suites[preset]
     try:
-        arguments = sb3_bcvlr.hyperparams.get("bcvlr", chosen, name) if chosen else {}
+        arguments = hyperparams.get("bcvlr", chosen, name) if chosen else {}
     except ValueError as error:
         raise SystemExit(f"{suite} has no preset {preset!r}: leave --preset out, for the defaults.") from error
-    return merged(arguments, changes)
+    return hyperparams.merged(arguments, changes)
 
 
 def environment_arguments(args: argparse.Namespace) -> dict[str, Any]:

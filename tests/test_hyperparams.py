@@ -45,6 +45,17 @@ def test_get_returns_fresh_copies():
     assert second["policy_kwargs"]["quantizer_kwargs"]["codebook_size"] == 64
 
 
+def test_merged_keeps_what_is_inside():
+    assert hyperparams.merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}}) == {"a": {"b": 1, "c": 4}, "d": 3}
+
+
+def test_changes_lie_over_a_preset_also_inside():
+    preset = hyperparams.get("bcvlr", "procgen")
+    changed = hyperparams.get("bcvlr", "procgen", tau=0.5, policy_kwargs=dict(quantizer_kwargs=dict(enabled=False)))
+    quantizer_kwargs = preset["policy_kwargs"]["quantizer_kwargs"] | dict(enabled=False)
+    assert changed == preset | dict(tau=0.5, policy_kwargs=preset["policy_kwargs"] | dict(quantizer_kwargs=quantizer_kwargs))
+
+
 def test_names_may_be_written_large():
     assert hyperparams.get("BCVLR", "Procgen") == hyperparams.get("bcvlr", "procgen")
 

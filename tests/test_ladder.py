@@ -88,11 +88,12 @@ def test_it_may_be_judged_in_other_episodes_than_it_learns_in(labelled, tmp_path
 
 
 def test_a_run_writes_a_row_for_each_rung_and_what_it_saw_along_the_way(labelled, tmp_path, monkeypatch):
-    hyperparameters = {**TINY_STEPS, "policy_kwargs": TINY_NETWORKS}
+    hyperparameters = {**TINY_STEPS, "learning_starts": 10, "policy_kwargs": TINY_NETWORKS}
     arguments = f"foraging/foraging --labelled {labelled} --held-out {labelled} --out {tmp_path} --rungs 0 1 2 3 4 5"
     arguments += " --updates 6 --align-updates 3 --random-steps 12 --steps 20 --n-envs 2 --eval-episodes 2 --eval-every 10"
     monkeypatch.setattr(sys, "argv", ["ladder.py", *arguments.split(), "--set", json.dumps(hyperparameters)])
     ladder.main()
     assert [row["rung"] for row in rows(tmp_path / "foraging.csv")] == list("012345")
     assert all(np.isfinite(float(row["return"])) for row in rows(tmp_path / "foraging.csv"))
+    assert [row["updates"] for row in rows(tmp_path / "foraging.csv")] == list("666663")  # the first rollout ends too early
     assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [10, 20]

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from toys import ActionPictureEnv, fake_videos, tiny_arguments
 
-from sb3_bcvlr import BCVLR, VideoDataset
+from sb3_bcvlr import BCVLR, VideoDataset, hyperparams
 from sb3_bcvlr.bcvlr import BCVLRPolicy
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import studies
-import train
 
 
 @pytest.fixture
@@ -43,10 +42,6 @@ def test_labelled_episodes_are_stacked_as_videos_are(chunk):
     assert np.array_equal(observations[:-1], videos.observations(np.arange(3)).numpy())
 
 
-def test_merged_keeps_what_is_inside():
-    assert train.merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}}) == {"a": {"b": 1, "c": 4}, "d": 3}
-
-
 @pytest.mark.parametrize("change", studies.ABLATIONS.values())
 def test_every_ablation_is_an_argument(change):
     inspect.signature(BCVLR).bind("env", **change)
@@ -54,7 +49,7 @@ def test_every_ablation_is_an_argument(change):
 
 
 def test_leaving_the_quantizer_out_leaves_z_its_size():
-    without = train.merged(tiny_arguments(), studies.ABLATIONS["no quantizer"])
+    without = hyperparams.merged(tiny_arguments(), studies.ABLATIONS["no quantizer"])
     models = [BCVLR(ActionPictureEnv(), fake_videos(), **arguments) for arguments in (tiny_arguments(), without)]
     sizes = [model.policy.idm.quantizer.latent_dim for model in models]
     assert sizes[0] == sizes[1] and models[1].policy.idm.quantizer.bypass
