@@ -108,7 +108,7 @@ DMCONTROL: dict[str, Any] = dict(
     ),
 )
 
-# The paper's text: Meta-World is set as DMControl is. Its code is not published.
+# The authors' answers to reviewers: Meta-World is set as DMControl is. Its code is not published.
 METAWORLD: dict[str, Any] = DMCONTROL
 
 # [C] singles out the reacher and jaco tasks
