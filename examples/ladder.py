@@ -216,7 +216,9 @@ def main() -> None:
     parser.add_argument("--labelled", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("outputs/ladder"))
-    parser.add_argument("--updates", type=int, default=4_000, help="of pi in each rung; in rung 5, rollouts without update make none")
+    parser.add_argument(
+        "--updates", type=int, default=4_000, help="of pi in each rung; in rung 5, rollouts without update make none"
+    )
     parser.add_argument("--align-updates", type=int, default=1_500, help="of p and d on true pairs")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="start from this model; made if it is not there")
     parser.add_argument("--random-steps", type=int, default=2_000, help="of rung 0, which makes a third of the updates")

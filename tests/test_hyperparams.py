@@ -9,6 +9,7 @@ from sb3_bcvlr.bcvlr import BCVLRPolicy
 from sb3_bcvlr.common.contrastive import InfoNCE
 from sb3_bcvlr.common.networks import LatentPolicy
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
+from sb3_bcvlr.envs.registration import DMCONTROL_TASKS
 from sb3_bcvlr.hyperparams import bcvlr
 
 CLASSES = {"bcvlr": (BCVLR, BCVLRPolicy)}
@@ -62,6 +63,16 @@ def test_names_may_be_written_large():
 
 def test_a_task_without_anything_of_its_own_has_the_suite():
     assert hyperparams.get("bcvlr", "procgen", "bigfish") == hyperparams.get("bcvlr", "procgen")
+
+
+@pytest.mark.parametrize("task", ["reacher-hard", "dmcontrol/reacher_hard-v0"])
+def test_a_task_that_is_misspelled_is_told_the_right_name(task):
+    with pytest.raises(ValueError, match=f"'{task}' has no hyper-parameters of its own; did you mean 'reacher_hard'"):
+        hyperparams.get("bcvlr", "dmcontrol", task)
+
+
+def test_no_other_task_is_taken_for_one_that_is_misspelled():
+    assert all(hyperparams.get("bcvlr", "dmcontrol", task) for task in DMCONTROL_TASKS)
 
 
 def test_a_task_lies_over_its_suite(monkeypatch):

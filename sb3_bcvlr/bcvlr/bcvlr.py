@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
 from sb3_bcvlr.common.augmentations import random_shift
+from sb3_bcvlr.common.checks import check_whole, checked_names, is_number
 from sb3_bcvlr.common.contrastive import InfoNCE
 from sb3_bcvlr.common.devices import GraphedStep, fused_polyak_update, multiplies_bfloat16, to_device
-from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, checked_names, optimize
+from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 FALLING_RATE = LinearSchedule(1e-3, 2e-5, 1.0)  # of p and d online
@@ -47,15 +48,14 @@ COUNTS = (
     "dynamics_pad",
     "imitation_pad",
 )
+OPTIONAL = ("n_history", "n_stack", "n_epochs", "rollout_steps")  # may be None
 WHOLE_NUMBERS = dict.fromkeys(POSITIVE, 1) | dict.fromkeys(COUNTS, 0) | {"gradient_steps": -1}  # and their minima
+SCHEDULES = ("learning_rate", "idm_learning_rate", "action_decoder_learning_rate", "world_model_learning_rate")
 NOT_NEGATIVE = (
-    "learning_rate",
+    *SCHEDULES,
     "encoder_learning_rate",
     "dynamics_learning_rate",
     "imitation_learning_rate",
-    "idm_learning_rate",
-    "action_decoder_learning_rate",
-    "world_model_learning_rate",
     "exploration_noise",
     "world_model_coef",
     "commitment_coef",
@@ -301,20 +301,24 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _check_numbers(self) -> None:
         """
-        :raises ValueError: one is too small, or not whole
+        :raises ValueError: one is too small, not whole, or no number
         """
         for name, minimum in WHOLE_NUMBERS.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int | np.integer) or value < minimum):
-                raise ValueError(f"{name.strip('_')} is {value}, expected a whole number from {minimum} on.")
+            if value is not None or name not in OPTIONAL:
+                check_whole(minimum, **{name.strip("_"): value})
         for name in NOT_NEGATIVE:
             value = getattr(self, name)
-            value = min(value(1.0), value(0.0)) if callable(value) else value  # a schedule's start and end
-            if value < 0:
-                raise ValueError(f"{name} is {value}, expected at least 0.")
+            values = (value(1.0), value(0.0)) if name in SCHEDULES and callable(value) else (value,)  # its start and end
+            for number in values:
+                if not is_number(number) or number < 0:
+                    raise ValueError(
+                        f"{name} is {number!r}, expected a number from 0 on{' or a schedule' * (name in SCHEDULES)}."
+                    )
         for name, meaning in SHARES.items():
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0 and at most 1: {meaning}.")
+            value = getattr(self, name)
+            if not is_number(value) or not 0 < value <= 1:
+                raise ValueError(f"{name} is {value!r}, expected more than 0 and at most 1: {meaning}.")
 
     def _check_arguments(self) -> None:
         """
@@ -518,6 +522,8 @@ class BCVLR(VideoImitationAlgorithm):
         :raises ValueError: there are no videos, or episodes of other shapes or actions than the environment's
         """
         self._prepare_to_learn()
+        check_whole(0, gradient_steps=gradient_steps, imitation_steps=imitation_steps)
+        check_whole(n_rounds=n_rounds)
         replay_buffer = self._store(transitions)
         if not self.pretrained:
             self.pretrain(progress_bar)
@@ -531,31 +537,7 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _store(self, transitions: Iterable[tuple[np.ndarray, np.ndarray]]) -> WindowReplayBuffer:
         """A replay buffer that these episodes do not quite fill; the frame that ends one is an end without an action."""
-        assert self.observation_space.shape is not None and self.action_space.shape is not None
-        episodes = []
-        for number, (observations, actions) in enumerate(transitions):
-            observations, actions = np.asarray(observations), np.asarray(actions)
-            if observations.dtype != np.uint8:
-                raise ValueError(f"Episode {number} has observations of {observations.dtype}, expected uint8 from 0 to 255.")
-            if observations.ndim == 1 + len(self.observation_space.shape):
-                observations = maybe_transpose(observations, self.observation_space)
-            if len(actions) == 0 or observations.shape != (len(actions) + 1, *self.observation_space.shape):
-                raise ValueError(
-                    f"Episode {number} has observations of shape {observations.shape} and {len(actions)} actions, expected "
-                    f"{(len(actions) + 1, *self.observation_space.shape)}: at least one action, and one observation more than "
-                    "actions."
-                )
-            given = actions.reshape(len(actions), *self.action_space.shape)
-            actions = given.astype(self.action_space.dtype)
-            is_cut = self.policy.is_discrete and (actions != given).any()  # 1.7 is no action
-            if is_cut or not all(map(self.action_space.contains, actions)):
-                raise ValueError(
-                    f"Episode {number} has actions from {given.min()} to {given.max()}, expected those of the "
-                    f"environment: {self.action_space}."
-                )
-            if isinstance(self.action_space, spaces.Box):
-                actions = self.policy.scale_action(actions)
-            episodes.append((observations, actions))
+        episodes = [self._checked(f"Episode {number}", episode) for number, episode in enumerate(transitions)]
         if not episodes:
             raise ValueError("There is no transition to align with: pass episodes of (observations, actions).")
         replay_buffer = WindowReplayBuffer(
@@ -573,6 +555,32 @@ class BCVLR(VideoImitationAlgorithm):
                 replay_buffer.add(now, then, action, np.zeros(1), np.array([step == last]), [{}])
         return replay_buffer
 
+    def _checked(self, name: str, episode: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Observations and actions of an episode as rollouts give them."""
+        assert self.observation_space.shape is not None and self.action_space.shape is not None
+        if len(episode) != 2:
+            raise ValueError(f"{name} has {len(episode)} parts, expected (observations, actions). A single one: [episode].")
+        observations, actions = map(np.asarray, episode)
+        if observations.dtype != np.uint8:
+            raise ValueError(f"{name} has observations of {observations.dtype}, expected uint8 from 0 to 255.")
+        if observations.ndim == 1 + len(self.observation_space.shape):
+            observations = maybe_transpose(observations, self.observation_space)
+        expected = (len(actions) + 1, *self.observation_space.shape), (len(actions), *self.action_space.shape)
+        if len(actions) == 0 or observations.shape != expected[0] or actions.size != math.prod(expected[1]):
+            raise ValueError(
+                f"{name} has observations of shape {observations.shape} and actions of shape {actions.shape}, expected "
+                f"{expected[0]} and {expected[1]}: at least one action, and one observation more than actions."
+            )
+        given = actions.reshape(expected[1])
+        actions = given.astype(self.action_space.dtype)
+        is_cut = self.policy.is_discrete and (actions != given).any()  # 1.7 is no action
+        if is_cut or not all(map(self.action_space.contains, actions)):
+            raise ValueError(
+                f"{name} has actions from {given.min()} to {given.max()}, expected those of the environment: "
+                f"{self.action_space}."
+            )
+        return observations, self.policy.scale_action(actions) if isinstance(self.action_space, spaces.Box) else actions
+
     def _optimizer(self, optimizer_class: type[th.optim.Adam], parameters: Iterable[Any], learning_rate: float = 1e-3) -> Any:
         """Its steps can become part of a ``GraphedStep``, wherever a saved model goes on."""
         return optimizer_class(parameters, lr=learning_rate, fused=True, capturable=True)
@@ -584,7 +592,7 @@ class BCVLR(VideoImitationAlgorithm):
         return th.compile(function, dynamic=False, options={"triton.autotune_pointwise": False})
 
     def _autocast(self) -> th.autocast:
-        enabled = multiplies_bfloat16(self.device) if self.mixed_precision is None else self.mixed_precision
+        enabled = multiplies_bfloat16(self.device) if self.mixed_precision is None else bool(self.mixed_precision)
         return th.autocast(self.device.type, th.bfloat16, enabled=enabled)
 
     def _log_pretraining(self, name: str, losses: list[th.Tensor], step: int) -> None:

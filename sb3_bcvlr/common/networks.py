@@ -295,7 +295,7 @@ class ActionDecoder(nn.Sequential):
         layers: list[nn.Module] = []
         for n_input, n_output in zip((latent_dim, *hidden_dims), hidden_dims, strict=False):
             layers += [nn.Linear(n_input, n_output), nn.ReLU()]
-        super().__init__(*layers, nn.Linear(hidden_dims[-1], n_outputs))
+        super().__init__(*layers, nn.Linear((latent_dim, *hidden_dims)[-1], n_outputs))
 
 
 class WorldModel(nn.Module):

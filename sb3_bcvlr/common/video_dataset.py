@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import errno
 import functools
 import hashlib
 import json
@@ -19,12 +20,13 @@ import numpy as np
 import torch as th
 from tqdm import tqdm
 
+from sb3_bcvlr.common.checks import check_whole
 from sb3_bcvlr.common.devices import to_device
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
 # Last bytes of a store; to be changed with its layout, or with what a frame goes through before it is stored
 FORMAT = b"BCVLR_01"
-# ITU-R 601, the grey of OpenCV and Pillow and so of the usual wrappers
+# ITU-R 601, the grey of OpenCV and Pillow; that of Gymnasium's GrayscaleObservation is another (envs.grayscale)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 HASHED_BYTES = 64 * 2**20  # the first files are known by their content, up to this many bytes: a second start must stay quick
 RESIDENT_BYTES = 256 * 2**20  # pages of the memory map that may stay in this process
@@ -76,13 +78,13 @@ class VideoDataset:
         on_error: str = "raise",
         seed: int | None = None,
     ):
-        _check_positive(n_history=n_history, n_stack=n_stack, frame_skip=frame_skip)
+        check_whole(n_history=n_history, n_stack=n_stack, frame_skip=frame_skip)
         size = None if image_size is None else _height_and_width(image_size)
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error={on_error!r}, expected "raise" or "skip".')
         self.n_history, self.n_stack, self.frame_skip, self.cross_episodes = n_history, n_stack, frame_skip, cross_episodes
         conversion = _Conversion(size, bool(grayscale), int(frame_skip))
-        self._store = _open_store(videos, conversion, Path(cache_dir or _default_cache_dir()), on_error)
+        self._store = _open_store(videos, conversion, Path(cache_dir or _default_cache_dir()).expanduser(), on_error)
         for message in self._store.skipped:  # also told by a store that an earlier run has built
             warnings.warn(f"Video skipped: {message}", stacklevel=2)
         self.n_skipped = len(self._store.skipped)
@@ -183,16 +185,27 @@ class VideoDataset:
         :return: the episodes to learn from, and those held out; each with a generator of its own
         :raises ValueError: if a part would be without episodes
         """
-        n_held_out = max(1, round(fraction * self.n_episodes))
-        if not 0 < fraction < 1 or n_held_out >= self.n_episodes:
+        n_held_out = max(1, round(fraction * self.n_episodes)) if 0 < fraction < 1 else 0
+        if not 0 < n_held_out < self.n_episodes:
             raise ValueError(f"Cannot hold out a fraction of {fraction} of {self.n_episodes} episodes: both parts need one.")
-        parts = copy.copy(self), copy.copy(self)
+        parts = self.spawn(2)
         kept, held_out = np.split(self.episode_lengths, [-n_held_out])
         parts[0]._select(self._first_frame, kept)
         parts[1]._select(self._first_frame + int(kept.sum()), held_out)
-        for part, generator in zip(parts, self._rng.spawn(2), strict=True):
-            part._rng = generator
-        return parts
+        return parts[0], parts[1]
+
+    def spawn(self, n: int) -> list["VideoDataset"]:
+        """``n`` datasets of the same windows, without a copy of any frame, each with a generator of its own."""
+        datasets = [copy.copy(self) for _ in range(n)]
+        for dataset, generator in zip(datasets, self._rng.spawn(n), strict=True):
+            dataset._rng = generator
+        return datasets
+
+
+def to_grey(frames: np.ndarray) -> np.ndarray:
+    """From ``(..., 3)`` to ``(..., 1)``, both uint8."""
+    grey = np.rint(frames.reshape(-1, 3).astype(np.float32) @ LUMA)
+    return grey.astype(np.uint8).reshape(*frames.shape[:-1], 1)
 
 
 class _Conversion(NamedTuple):
@@ -205,7 +218,7 @@ class _Conversion(NamedTuple):
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """From ``(T, H, W, 3)`` to ``(T, C, H', W')``, both uint8: channels first, so that batches need no transposing."""
         if self.grayscale:
-            frames = np.rint(frames.reshape(-1, 3).astype(np.float32) @ LUMA).astype(np.uint8).reshape(*frames.shape[:3], 1)
+            frames = to_grey(frames)
         if self.image_size in (None, frames.shape[1:3]):
             return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
         return np.stack([_resize(frame, *self.image_size) for frame in frames])  # one by one: faster than large temporaries
@@ -265,6 +278,9 @@ class _Store:
         self._resident: th.Tensor | None = None  # the same frames in a GPU's memory
         self._touched_bytes = 0
         self.device = th.device("cpu")
+
+    def __reduce__(self) -> tuple[type["_Store"], tuple[Path]]:
+        return _Store, (self.path,)  # a memory map cannot be copied, nor sent to another process: its file is opened there
 
     def to(self, device: th.device) -> None:
         if device != self.device:
@@ -454,6 +470,10 @@ def _open_store(videos: Any, conversion: _Conversion, cache_dir: Path, on_error:
             writer.finish()
         # Two processes may build the same store at once: each has its own file and the last to rename wins
         os.replace(temporary, cache_dir / content.file_name)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ValueError(f"There is no space in the cache folder {cache_dir}; choose another with `cache_dir`.") from error
     finally:
         temporary.unlink(missing_ok=True)
     return _Store(cache_dir / content.file_name)
@@ -503,11 +523,5 @@ def _height_and_width(image_size: Any) -> tuple[int, int]:
     size = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
     if len(size) != 2:
         raise ValueError(f"image_size={image_size!r}, expected an int or (height, width).")
-    _check_positive(**{"image_size's height": size[0], "image_size's width": size[1]})
+    check_whole(**{"image_size's height": size[0], "image_size's width": size[1]})
     return int(size[0]), int(size[1])
-
-
-def _check_positive(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}={value!r}, expected a whole number from 1 on.")

@@ -4,20 +4,27 @@ import ctypes
 import inspect
 import os
 import platform
-from collections.abc import Collection, Iterable
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from gymnasium.wrappers import GrayscaleObservation
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq
 from stable_baselines3.common.utils import configure_logger
-from stable_baselines3.common.vec_env import VecFrameStack, is_vecenv_wrapped
+from stable_baselines3.common.vec_env import VecFrameStack, is_vecenv_wrapped, unwrap_vec_normalize
 from tqdm import tqdm
 
+from sb3_bcvlr.common.checks import check_whole, checked_names, is_number
+from sb3_bcvlr.common.files import written_beside
 from sb3_bcvlr.common.video_dataset import VideoDataset
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
@@ -66,7 +73,17 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             )
         env = maybe_make_env(env, verbose=0)
         if env is not None:
+            if not hasattr(env, "observation_space"):
+                raise ValueError(
+                    f"The first argument is a {type(env).__name__}, expected the environment: `{type(self).__name__}(env, "
+                    "videos)`."
+                )
             _check_spaces(env.observation_space, env.action_space)
+        policies = tuple(self.policy_aliases.values())
+        if not isinstance(policy, str) and not (isinstance(policy, type) and issubclass(policy, policies)):
+            raise ValueError(
+                f"The policy is {policy!r}, expected one of {sorted(self.policy_aliases)} or a class made of theirs."
+            )
         super().__init__(
             policy=policy,
             env=env,
@@ -84,20 +101,27 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         self.pretrained = False
         self._n_stages_finished = 0  # of a pre-training that was interrupted
         self._tb_log_name = type(self).__name__
+        own = self._own_policy_kwargs().keys()
+        if not isinstance(self.policy_kwargs, dict) or self.policy_kwargs.keys() & own:
+            raise ValueError(
+                f"policy_kwargs is {self.policy_kwargs!r}, expected a dict of the policy's arguments without those that the "
+                f"model itself takes: {sorted(own)}."
+            )
 
     def _setup_model(self) -> None:
         if getattr(self, "observation_space", None) is None:
             raise ValueError(f"There is no environment: `{type(self).__name__}(env, ...)`, or `load(path)` for a saved model.")
         _check_spaces(self.observation_space, self.action_space)
+        if isinstance(self.videos, VideoDataset):
+            (self.videos,) = self.videos.spawn(1)  # whoever else draws from it does not change what this model draws
         self.literal = checked_names("literal", self.literal, self.literal_choices)
-        frequency = self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq
-        if frequency is not None and frequency < 1:
-            raise ValueError(f"train_freq is {self.train_freq}, expected at least 1 step.")
+        self._check_train_freq()
         if self.train_freq is None or isinstance(self.train_freq, TrainFreq):  # not given, or as a saved model had it
             self.train_freq = self.train_freq if self.rollout_steps is None else -(-self.rollout_steps // self.n_envs)
         else:
             self.rollout_steps = None
-        self._check_wrappers()
+        if self.env is not None:
+            self._check_wrappers(self.env)
         self.n_stack = self._find_n_stack()
         if self.n_history is None:
             self.n_history = self.videos.n_history if isinstance(self.videos, VideoDataset) else 1 if self.n_stack > 1 else 2
@@ -117,21 +141,46 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         """Arguments of the policy that follow from the algorithm's own."""
         return {"n_history": self.n_history, "literal": self.literal}
 
-    def _check_wrappers(self) -> None:
+    def _check_train_freq(self) -> None:
+        """
+        :raises ValueError: it is not as SB3 takes it
+        """
+        given: Any = self.train_freq
+        frequency, unit = given if isinstance(given, tuple) and len(given) == 2 else (given, "step")
+        unit = getattr(unit, "value", unit)  # of an enumeration, once SB3 has read it
+        is_frequency = isinstance(frequency, int | np.integer) and frequency >= 1 and unit in ("step", "episode")
+        if not is_frequency and (given is not None or self.rollout_steps is None):
+            raise ValueError(f'train_freq is {given!r}, expected a number of steps from 1 on, or (number, "episode").')
+        if unit == "episode" and self.n_envs > 1:
+            raise ValueError(
+                f"train_freq is {self.train_freq}, and there are {self.n_envs} environments, whose episodes do not end "
+                "together: count steps."
+            )
+
+    def _check_wrappers(self, env: Any) -> None:
         """
         :raises ValueError: the environment is wrapped in something that spoils pictures
         """
-        if self.env is not None and is_vecenv_wrapped(self.env, VecFrameStack):
+        if is_vecenv_wrapped(env, VecFrameStack):
             raise ValueError(
                 "The environment is stacked by SB3's VecFrameStack, whose episodes begin with black frames that no video "
                 "shows: stack with sb3_bcvlr.envs.stack_frames(env, n) before it is vectorized."
             )
-        normalize = self._vec_normalize_env
+        normalize = unwrap_vec_normalize(env)
         if normalize is not None and normalize.observation_space.shape != self.observation_space.shape:
             raise ValueError(
                 "VecNormalize lies around an environment whose pictures have their channels last, where SB3 mixes them up in "
                 "rollouts: leave it out. It would normalize rewards alone, which are never used."
             )
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        SB3's.
+
+        :raises ValueError: it has other spaces, or is wrapped in something that spoils pictures
+        """
+        self._check_wrappers(env)
+        super().set_env(env, force_reset)
 
     def _find_n_stack(self) -> int:
         """Frames in an observation: as told, as the videos are stacked, else of 3 channels, or of 1 if 3 do not divide."""
@@ -155,6 +204,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         assert self.observation_space.shape is not None and self.n_history is not None and self.n_stack is not None
         channels, height, width = self.observation_space.shape
         if not isinstance(self.videos, VideoDataset):
+            self._check_grey()
             self.videos = VideoDataset(
                 self.videos,
                 image_size=(height, width),
@@ -181,6 +231,22 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             self.videos.seed(self.seed)
         self.videos.to(self.device)
 
+    def _check_grey(self) -> None:
+        """Warn of an environment whose grey is not that of the videos, which are made grey here."""
+        if self.env is not None and any(self.env.env_is_wrapped(GrayscaleObservation)):
+            warnings.warn(
+                "gymnasium.wrappers.GrayscaleObservation weighs colors otherwise than the videos are made grey: take "
+                "sb3_bcvlr.envs.grayscale(env), or videos that are grey already, in a VideoDataset.",
+                stacklevel=2,
+            )
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """SB3's, and of the videos and the replay."""
+        super().set_random_seed(seed)
+        for drawn_from in (self.videos, self.replay_buffer):
+            if seed is not None and isinstance(drawn_from, VideoDataset | WindowReplayBuffer):
+                drawn_from.seed(seed)
+
     def pretrain(self: SelfVideoImitation, progress_bar: bool = False) -> SelfVideoImitation:
         """Offline stage: learn from the videos alone. ``learn`` calls it when it has not been done."""
         raise NotImplementedError()
@@ -199,20 +265,19 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         schedules begin anew, as everywhere in SB3.
 
         :param log_interval: episodes between two lines of the log, beside the one after each call of ``train``
-        :raises ValueError: the model has no videos, or no environment, or this stacks frames as videos are not
+        :raises ValueError: the model has no videos, or no environment, or this stacks frames as videos are not, or a
+            number is none
         """
+        if not is_number(total_timesteps):
+            raise ValueError(f"total_timesteps is {total_timesteps!r}, expected a number of environment steps.")
+        if log_interval is not None:
+            check_whole(log_interval=log_interval)
         if self.env is None:
             raise ValueError(
                 f"There is no environment to learn in: `{type(self).__name__}.load(path, env=env)` or `set_env(env)`."
             )
         self._prepare_to_learn()
         self._tb_log_name = tb_log_name = tb_log_name or type(self).__name__
-        if not self.pretrained:
-            if self.replay_buffer_kwargs["n_stack"] > 1:  # a mistake that should not cost a pre-training
-                self.replay_buffer.check_first_stacks(self.env.reset())  # type: ignore[union-attr]
-                if self.seed is not None:
-                    self.env.seed(self.seed)  # the reset that counts is still to come
-            self.pretrain(progress_bar=progress_bar)
         learning_starts = self.learning_starts
         if self._n_updates:  # random steps are for a model that knows nothing yet, not for every call
             self.learning_starts = 0
@@ -223,6 +288,43 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             )
         finally:
             self.learning_starts = learning_starts
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        """SB3's, then the pre-training: a mistake in what ``learn`` was given, or in stacked frames, should not cost one."""
+        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if not self.pretrained:
+            if self.replay_buffer_kwargs["n_stack"] > 1:
+                self.replay_buffer.check_first_stacks(self._last_obs)  # type: ignore[union-attr]
+            logger = self._logger
+            self.pretrain(progress_bar=progress_bar)
+            self._logger, self.start_time = logger, time.time_ns()
+        return setup
+
+    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """SB3's, but written beside and then renamed: what fails leaves the file that was there."""
+        self._write_beside(path, ".zip", lambda file: super(VideoImitationAlgorithm, self).save(file, exclude, include))
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """SB3's, written beside likewise."""
+        self._write_beside(path, ".pkl", super().save_replay_buffer)
+
+    @staticmethod
+    def _write_beside(path: Any, suffix: str, write: Callable[[Any], None]) -> None:
+        """
+        :param path: of a file, which gets this suffix if it has none, as in SB3; or an open file
+        """
+        if not isinstance(path, str | os.PathLike):
+            return write(path)
+        path = Path(path)
+        with written_beside(path if path.suffix else path.with_name(path.name + suffix)) as temporary:
+            write(temporary)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -299,16 +401,6 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         return [*super()._excluded_save_params(), "videos"]
 
 
-def checked_names(argument: str, names: Collection[str], choices: Collection[str]) -> frozenset[str]:
-    """
-    :raises ValueError: a name is not one of ``choices``, or a string stands where a collection of them should
-    """
-    unknown = {names} if isinstance(names, str) else set(names) - set(choices)
-    if unknown:
-        raise ValueError(f"{argument}: {sorted(unknown)} is not known; choose from {sorted(choices)}, in a list.")
-    return frozenset(names)
-
-
 def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
     if not is_image_space(observation_space):
         raise ValueError(
@@ -328,6 +420,8 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
             f"The environment acts in {action_space}, expected finite bounds: gymnasium.wrappers.ClipAction and "
             "RescaleAction give it some."
         )
+    if isinstance(action_space, spaces.Box) and (action_space.low == action_space.high).any():
+        raise ValueError(f"The environment acts in {action_space}, expected low < high: leave out what cannot change.")
     if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
         raise ValueError(f"The environment acts in {action_space}, expected actions from 0 on: shift them in a wrapper.")
 

@@ -47,6 +47,8 @@ def find_videos(location: PathLike) -> list[Path]:
     :return: one path per video; a folder stands for the images in it
     :raises ValueError: if nothing there can be read
     """
+    if not os.fspath(location):
+        raise ValueError(f"The videos are '', an empty path; expected a folder, a glob, or {ACCEPTED}.")
     path = Path(location).expanduser()
     if path.is_file() and path.suffix.lower() not in VIDEO_ENDINGS + ARRAY_ENDINGS:
         raise ValueError(f"{path} has an unknown ending; accepted are {ACCEPTED}.")
@@ -265,8 +267,10 @@ def write_video(path: PathLike, frames: np.ndarray, fps: float = 15, lossless: b
     path, frames = Path(path), to_rgb(np.asarray(frames))
     if path.suffix.lower() not in WRITABLE_ENDINGS:
         raise ValueError(f"Cannot write {path}: choose one of the endings {' '.join(WRITABLE_ENDINGS)}.")
-    if not len(frames) or fps <= 0 or scale < 1:
-        raise ValueError(f"Cannot write {path}: {len(frames)} frames, fps={fps} and scale={scale} must all be positive.")
+    if not len(frames) or not fps > 0 or scale < 1 or scale != int(scale):
+        raise ValueError(
+            f"Cannot write {path}: {len(frames)} frames, fps={fps} and scale={scale}, expected all positive, scale whole."
+        )
     height, width = scale * frames.shape[1], scale * frames.shape[2]
     pad = (0, 0) if lossless else (height % 2, width % 2)  # yuv420p halves both sides
     with written_beside(path) as temporary, av.open(str(temporary), "w") as container:

@@ -71,7 +71,7 @@ class WindowReplayBuffer(ReplayBuffer):
         self._n_fresh = self.buffer_size  # the newest rows
         self._next_observations: np.ndarray | None = None
         self._windows: np.ndarray | None = None  # flat indices of legal windows, found at the first sample after an add
-        self._rng = np.random.default_rng(seed)
+        self.seed(seed)
 
     def _allocate(self, shape: tuple[int, ...]) -> np.ndarray:
         """Memory that fills up as steps are made; a mistake is told before it has."""
@@ -86,6 +86,10 @@ class WindowReplayBuffer(ReplayBuffer):
             return np.zeros(shape, np.uint8)
         except MemoryError as error:
             raise ValueError(f"There is no memory for the replay buffer. {advice}") from error
+
+    def seed(self, seed: int | None) -> None:
+        """Start the generator of :meth:`sample` anew."""
+        self._rng = np.random.default_rng(seed)
 
     def reset(self) -> None:
         """Forget all steps."""
@@ -129,8 +133,8 @@ class WindowReplayBuffer(ReplayBuffer):
         if len(self._windows) == 0:
             raise ValueError(
                 f"The replay buffer holds {self.size()} steps of each environment and not one window of {self.n_history + 1} "
-                "frames of one episode: collect more steps before training (`learning_starts`, `train_freq`). Episodes of a "
-                "single step give none."
+                "frames of one episode: collect more steps before training (`learning_starts`, `train_freq`), or keep more "
+                f"(`buffer_size`, for all {self.n_envs} environments). Episodes of a single step give none."
             )
         ages, envs = np.divmod(self._rng.choice(self._windows, batch_size), self.n_envs)
         steps = np.arange(1 - self.n_history, 2)[:, None] + np.arange(1 - self.n_stack, 1)  # of o_t-n_history+1 to o_t+1

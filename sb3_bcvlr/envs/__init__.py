@@ -3,11 +3,21 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ForagingEnv", "dmcontrol_env", "make_dmcontrol", "make_metaworld", "make_procgen", "metaworld_env", "stack_frames"]
+__all__ = [
+    "ForagingEnv",
+    "dmcontrol_env",
+    "grayscale",
+    "make_dmcontrol",
+    "make_metaworld",
+    "make_procgen",
+    "metaworld_env",
+    "stack_frames",
+]
 
 _HOMES = {
     "ForagingEnv": "foraging",
     "dmcontrol_env": "dmcontrol",
+    "grayscale": "frame_stack",
     "make_dmcontrol": "dmcontrol",
     "make_metaworld": "metaworld",
     "make_procgen": "procgen",

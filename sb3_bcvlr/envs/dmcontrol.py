@@ -12,8 +12,9 @@ import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from sb3_bcvlr.common.checks import check_whole
 from sb3_bcvlr.envs.registration import DMCONTROL_TASKS
-from sb3_bcvlr.envs.rendering import check_task, list_cameras, pixels, require
+from sb3_bcvlr.envs.rendering import check_render_mode, check_task, list_cameras, pixels, require
 
 
 def make_dmcontrol(
@@ -33,6 +34,7 @@ def make_dmcontrol(
     :param vec_env_cls: ``DummyVecEnv`` by default; ``SubprocVecEnv`` gives each environment a process
     """
     check_task(task, DMCONTROL_TASKS, "DeepMind Control")  # here, where the user sees it, and not in a process of its own
+    check_whole(n_envs=n_envs)
     require("dm_control", "dmc")
     make = partial(dmcontrol_env, task, image_size=image_size, n_stack=n_stack, action_repeat=action_repeat, **kwargs)
     return make_vec_env(make, n_envs, seed=seed, vec_env_cls=vec_env_cls)
@@ -63,9 +65,10 @@ def dmcontrol_env(
     :param render_mode: "rgb_array", the only one there is
 
     :raises ImportError: dm_control or an OpenGL library is missing
-    :raises ValueError: an unknown task or camera, or a number below 1
+    :raises ValueError: an unknown task, camera or render mode, or a number that is not whole or below 1
     """
     check_task(task, DMCONTROL_TASKS, "DeepMind Control")
+    check_render_mode(render_mode)
     suite = require("dm_control.suite", "dmc")
     shimmy = require("shimmy.dm_control_compatibility", "dmc")
     tasks = require("sb3_bcvlr.envs.dmcontrol_tasks", "dmc")

@@ -1,10 +1,12 @@
-"""Stacks of frames as ``VideoDataset`` cuts them from videos."""
+"""Pictures as ``VideoDataset`` makes them of videos: stacked, grey."""
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation, TransformObservation
 from stable_baselines3.common.preprocessing import is_image_space_channels_first
+
+from sb3_bcvlr.common.video_dataset import to_grey
 
 
 def stack_frames(env: gym.Env, n_stack: int) -> gym.Env:
@@ -15,9 +17,9 @@ def stack_frames(env: gym.Env, n_stack: int) -> gym.Env:
 
     :param env: observes pictures (H, W, C), (C, H, W) or (H, W), uint8
     :return: observes (n_stack * C, H, W)
+    :raises ValueError: it observes something else
     """
-    space = env.observation_space
-    assert isinstance(space, spaces.Box)
+    space = _picture_space(env, 2, 3)
     channels_last = len(space.shape) == 3 and not is_image_space_channels_first(space)
     height, width = space.shape[:2] if channels_last else space.shape[-2:]
 
@@ -27,3 +29,26 @@ def stack_frames(env: gym.Env, n_stack: int) -> gym.Env:
     env = FrameStackObservation(env, n_stack)
     shape = (n_stack * int(np.prod(space.shape)) // (height * width), height, width)
     return TransformObservation(env, flatten, spaces.Box(0, 255, shape, np.uint8))
+
+
+def grayscale(env: gym.Env) -> gym.Env:
+    """
+    Pictures in the grey of ``VideoDataset(..., grayscale=True)``, which is OpenCV's and so that of SB3's ``WarpFrame``;
+    ``gymnasium.wrappers.GrayscaleObservation`` weighs colors otherwise, so that a policy would see other pictures than it
+    learned from.
+
+    :param env: observes pictures (H, W, 3) uint8
+    :return: observes (H, W, 1)
+    :raises ValueError: it observes something else
+    """
+    space = _picture_space(env, 3)
+    if space.shape[-1] != 3:
+        raise ValueError(f"The environment observes {space}, expected pictures of shape (H, W, 3).")
+    return TransformObservation(env, to_grey, spaces.Box(0, 255, (*space.shape[:2], 1), np.uint8))
+
+
+def _picture_space(env: gym.Env, *n_axes: int) -> spaces.Box:
+    space = env.observation_space
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in n_axes:
+        raise ValueError(f"The environment observes {space}, expected pictures: a Box of uint8 from 0 to 255.")
+    return space

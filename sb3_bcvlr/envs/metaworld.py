@@ -13,8 +13,9 @@ import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from sb3_bcvlr.common.checks import check_whole
 from sb3_bcvlr.envs.registration import METAWORLD_TASKS
-from sb3_bcvlr.envs.rendering import check_task, join_names, list_cameras, pixels, require
+from sb3_bcvlr.envs.rendering import check_render_mode, check_task, join_names, list_cameras, pixels, require
 
 # Our own views are cameras of Meta-World, moved: at 64x64 a goal seen from theirs is one or two pixels. Meters, quaternions.
 OWN_CAMERAS: dict[int | str, tuple[str, dict[str, tuple[float, ...]]]] = {
@@ -50,6 +51,7 @@ def make_metaworld(
     :param vec_env_cls: ``DummyVecEnv`` by default; ``SubprocVecEnv`` gives each environment a process
     """
     name = _full_name(task)  # here, where the user sees the error, and not in a process of its own
+    check_whole(n_envs=n_envs)
     require("metaworld", "metaworld")
     make = partial(metaworld_env, name, image_size=image_size, n_stack=n_stack, action_repeat=action_repeat, **kwargs)
     return make_vec_env(make, n_envs, seed=seed, vec_env_cls=vec_env_cls)
@@ -87,11 +89,12 @@ def metaworld_env(
     :param render_mode: "rgb_array", the only one there is
 
     :raises ImportError: metaworld or an OpenGL library is missing
-    :raises ValueError: an unknown task or camera, cameras that exclude each other, or a number below 1
+    :raises ValueError: an unknown task or camera, an unknown render mode, cameras that exclude each other, or a number that is
+        not whole or below 1
     """
     name = _full_name(task)
-    if max_episode_steps < 1:
-        raise ValueError(f"max_episode_steps is {max_episode_steps}, expected 1 or more")
+    check_whole(max_episode_steps=max_episode_steps)
+    check_render_mode(render_mode)
     sawyer_class = require("metaworld", "metaworld").ALL_V3_ENVIRONMENTS[name]
     sawyer = sawyer_class(render_mode=render_mode)
     sawyer.max_path_length = max_episode_steps

@@ -23,6 +23,7 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 
+from sb3_bcvlr.common.checks import check_whole
 from sb3_bcvlr.envs.registration import PROCGEN_GAMES
 
 FRAME_SHAPE = (64, 64, 3)
@@ -157,8 +158,7 @@ def _check_arguments(game: str, n_envs: int, distribution_mode: str, **numbers: 
     games = DISTRIBUTION_MODES[distribution_mode][1]
     if game not in games:
         raise ValueError(f"{game} has no mode {distribution_mode!r}; the games that have it are {', '.join(games)}")
-    if n_envs < 1:
-        raise ValueError(f"n_envs is {n_envs}, expected at least 1")
+    check_whole(n_envs=n_envs)
     for name, number in numbers.items():
         if not 0 <= number <= MAX_LEVEL:
             raise ValueError(f"{name} is {number}, expected 0 to {MAX_LEVEL}")

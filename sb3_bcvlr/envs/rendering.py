@@ -20,8 +20,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import RescaleAction
 
+from sb3_bcvlr.common.checks import check_whole
 from sb3_bcvlr.envs.frame_stack import stack_frames
 
 # The shared library that each back end needs, and the packages of Debian and Ubuntu that bring it.
@@ -90,6 +92,14 @@ def check_task(task: str, tasks: Sequence[str], suite: str) -> None:
         raise ValueError(f"{suite} has no task {task!r}; {hint}")
 
 
+def check_render_mode(render_mode: str) -> None:
+    """
+    :raises ValueError: it is another than the only one there is
+    """
+    if render_mode != "rgb_array":
+        raise ValueError(f"render_mode is {render_mode!r}, expected 'rgb_array', the only one there is")
+
+
 @cache
 def _close_renderers_at_exit() -> None:
     """
@@ -100,8 +110,14 @@ def _close_renderers_at_exit() -> None:
 
 
 def list_cameras(camera: int | str | Sequence[int | str]) -> list[int | str]:
-    """One camera, several, or their names joined by "+"; digits are numbers."""
+    """
+    One camera, several, or their names joined by "+"; digits are numbers.
+
+    :raises ValueError: there is none
+    """
     cameras = camera.split("+") if isinstance(camera, str) else [camera] if isinstance(camera, int) else camera
+    if not isinstance(cameras, Sequence) or not cameras:
+        raise ValueError(f"The camera is {camera!r}, expected a number, a name or a list of some.")
     return [int(name) if isinstance(name, str) and name.isdigit() else name for name in cameras]
 
 
@@ -242,11 +258,9 @@ def pixels(
     Observations are (3 * n_stack, image_size, n_cameras * image_size) uint8, oldest first; an episode begins with its first
     picture repeated. Skipped steps are not rendered.
 
-    :raises ValueError: a number below 1, or a camera that is not there
+    :raises ValueError: a number that is not whole or below 1, or a camera that is not there
     """
-    for name, value in {"image_size": image_size, "n_stack": n_stack, "action_repeat": action_repeat}.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}, expected 1 or more")
+    check_whole(image_size=image_size, n_stack=n_stack, action_repeat=action_repeat)
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / (env.unwrapped.dt * action_repeat))}  # type: ignore
     if np.abs(env.action_space.high).max() < UNBOUNDED:  # type: ignore[attr-defined]
         env = RescaleAction(env, np.float32(-1), np.float32(1))
@@ -254,4 +268,12 @@ def pixels(
     env.action_space = spaces.Box(-1, 1, env.action_space.shape, np.float32)  # DeepMind Control's is float64
     env = PixelObservation(env, simulation, cameras, image_size, fast)
     env.metadata = metadata
-    return stack_frames(env, n_stack)
+    return Suite(stack_frames(env, n_stack))
+
+
+class Suite(gym.Wrapper):
+    """An environment whose wrappers belong to it: its spec, with which it is made again, does not list them."""
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+        return self.unwrapped.spec

@@ -1,6 +1,7 @@
 """Hyper-parameters as data: ``BCVLR(env, videos, **hyperparams.get("bcvlr", "procgen"))``."""
 
 from copy import deepcopy
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -18,12 +19,17 @@ def get(algorithm: str, suite: str, task: str | None = None, **changes: Any) -> 
     Keyword arguments of an algorithm's constructor, the suite's and over them the task's, in a fresh dict.
 
     :param changes: other arguments, ``merged`` over these
-    :raises ValueError: there is no such algorithm or suite; a task that is not listed just has nothing of its own
+    :raises ValueError: there is no such algorithm or suite, or the task looks like one that has settings of its own; one that
+        does not just has none
     """
     if algorithm.lower() not in ALGORITHMS:
         raise ValueError(f"No hyper-parameters for algorithm {algorithm!r}; choose from {list(ALGORITHMS)}.")
     module = import_module(f"sb3_bcvlr.hyperparams.{algorithm.lower()}")
     if suite.lower() not in module.SUITES:
         raise ValueError(f"No hyper-parameters for suite {suite!r}; choose from {sorted(module.SUITES)}.")
-    of_task = module.TASKS.get(suite.lower(), {}).get((task or "").lower(), {})
+    tasks, task = module.TASKS.get(suite.lower(), {}), (task or "").lower()
+    close = get_close_matches(task, tasks, n=1, cutoff=0.6)
+    if close and task not in tasks:
+        raise ValueError(f"{task!r} has no hyper-parameters of its own; did you mean {close[0]!r}? Leave it out if not.")
+    of_task = tasks.get(task, {})
     return merged(deepcopy({**module.SUITES[suite.lower()], **of_task}), changes)

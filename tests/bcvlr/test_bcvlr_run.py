@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +12,7 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, ReshapeObservation
 from stable_baselines3.common.logger import KVWriter, Logger, configure
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 from toys import SIZE, ActionPictureEnv, equal, fake_videos, moved, snapshot, tiny_arguments, tiny_model
@@ -21,7 +23,7 @@ from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
 from sb3_bcvlr.common.contrastive import InfoNCE
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
 from sb3_bcvlr.common.video_io import write_video
-from sb3_bcvlr.envs import ForagingEnv, stack_frames
+from sb3_bcvlr.envs import ForagingEnv, grayscale, stack_frames
 
 NO_STATISTICS = {"standardize": False}
 
@@ -642,7 +644,6 @@ def test_videos_of_all_kinds(kind, tmp_path):
     given = {"dataset": VideoDataset(videos), "folder": str(tmp_path), "array": videos[0], "list": videos}[kind]
     model = tiny_model(videos=given).learn(10)
     assert len(model.videos) == (7 if kind == "array" else 21)
-    assert (model.videos is given) is (kind == "dataset")
     assert all_finite(model)
 
 
@@ -861,9 +862,81 @@ def test_a_rollout_beyond_the_total_takes_no_schedule_below_its_end():
     assert model.finetune_optimizer.param_groups[1]["lr"] == 0
 
 
+NO_NUMBERS = ["1e-3", None, float("nan"), -1.0]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=str)
+@pytest.mark.parametrize("name", ["learning_rate", "encoder_learning_rate", "commitment_coef", "exploration_noise", "tau"])
+def test_what_is_no_number_is_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {re.escape(repr(value))}, expected "):
+        tiny_model(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["gradient_steps", "batch_size", "imitation_pad", "learning_starts", "random_action_steps"])
+def test_whole_numbers_are_no_option(name):
+    with pytest.raises(ValueError, match=f"{name} is None, expected a whole number from"):
+        tiny_model(**{name: None})
+
+
+def test_offline_rates_take_no_schedule():
+    with pytest.raises(ValueError, match=r"imitation_learning_rate is .*, expected a number from 0 on\."):
+        tiny_model(imitation_learning_rate=lambda remaining: 1e-3 * remaining)
+
+
+@pytest.mark.parametrize("train_freq", ["x", (5,), (1, "year"), 0, 2.5], ids=str)
+def test_a_train_freq_that_sb3_does_not_know_is_refused(train_freq):
+    with pytest.raises(ValueError, match=f"train_freq is {re.escape(repr(train_freq))}, expected a number of steps"):
+        tiny_model(train_freq=train_freq)
+
+
+def test_episodes_of_several_environments_are_no_train_freq():
+    with pytest.raises(ValueError, match="there are 2 environments, whose episodes do not end together"):
+        tiny_model(DummyVecEnv([ActionPictureEnv] * 2), train_freq=(1, "episode"))
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"total_timesteps": "500"}, {"total_timesteps": 20, "log_interval": 0}, {"total_timesteps": 20, "callback": [print]}]
+)
+def test_mistakes_of_learn_do_not_cost_a_pretraining(mistake):
+    model = tiny_model()
+    with pytest.raises((ValueError, TypeError, AttributeError)):  # the last are SB3's
+        model.learn(**mistake)
+    assert not model.pretrained
+
+
+def test_videos_in_the_place_of_the_environment_are_told():
+    with pytest.raises(ValueError, match=r"The first argument is a list, expected the environment: `BCVLR\(env, videos\)`"):
+        BCVLR(fake_videos(), ActionPictureEnv())
+
+
+@pytest.mark.parametrize("policy", [42, ActorCriticCnnPolicy])
+def test_a_policy_of_another_kind_is_refused(policy):
+    with pytest.raises(ValueError, match=r"expected one of \['CnnPolicy'\] or a class"):
+        tiny_model(policy=policy)
+
+
+@pytest.mark.parametrize("policy_kwargs", ["x", {"n_history": 3}])
+def test_policy_kwargs_hold_the_policys_own_arguments(policy_kwargs):
+    with pytest.raises(ValueError, match=r"expected a dict of the policy's arguments without .*'n_history'"):
+        BCVLR(ActionPictureEnv(), policy_kwargs=policy_kwargs)
+
+
+def test_set_env_refuses_what_the_constructor_refuses(tiny_model):
+    env = VecNormalize(DummyVecEnv([ActionPictureEnv]), norm_obs=False)
+    with pytest.raises(ValueError, match="VecNormalize lies around an environment whose pictures have their channels last"):
+        tiny_model().set_env(env)
+
+
+def test_actions_that_cannot_change_are_refused():
+    env = ActionPictureEnv()
+    env.action_space = spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0]), dtype=np.float32)
+    with pytest.raises(ValueError, match="expected low < high"):
+        BCVLR(env, fake_videos())
+
+
 @pytest.mark.parametrize("ends", [(-1.0, 0.0), (1.0, -1.0)])
 def test_a_schedule_below_0_is_refused(ends):
-    with pytest.raises(ValueError, match=r"idm_learning_rate is -1\.0, expected at least 0"):
+    with pytest.raises(ValueError, match=r"idm_learning_rate is -1\.0, expected a number from 0 on or a schedule"):
         tiny_model(idm_learning_rate=LinearSchedule(*ends, 1.0))
 
 
@@ -995,14 +1068,49 @@ def test_the_seed_reaches_a_dataset_that_has_none():
     assert equal(*runs)
 
 
+def test_a_model_draws_from_videos_that_others_draw_from_as_if_alone():
+    videos = VideoDataset(fake_videos(), seed=5)
+    alone = tiny_model(videos=videos, seed=3).videos.sample_indices(9)
+    first, second = tiny_model(videos=videos, seed=3), tiny_model(videos=videos, seed=4)
+    second.videos.sample(4)
+    videos.sample(4)
+    assert np.array_equal(first.videos.sample_indices(9), alone)
+
+
+def test_a_model_leaves_the_generator_of_the_videos_as_it_is():
+    videos, others = (VideoDataset(fake_videos(), seed=5) for _ in range(2))
+    tiny_model(videos=videos, seed=3).pretrain()
+    assert np.array_equal(videos.sample_indices(9), others.sample_indices(9))
+
+
+def test_set_random_seed_reaches_the_videos_and_the_replay(tmp_path):
+    tiny_model(seed=None).save(tmp_path / "unseeded")
+    runs = []
+    for _ in range(2):
+        model = BCVLR.load(tmp_path / "unseeded", env=ActionPictureEnv(), videos=fake_videos(), device="cpu")
+        model.set_random_seed(7)
+        runs.append(snapshot(model.learn(20)))
+    assert equal(*runs)
+
+
+def test_another_grey_than_that_of_the_videos_is_warned_of():
+    env = GrayscaleObservation(ActionPictureEnv(), keep_dim=True)
+    with pytest.warns(UserWarning, match=r"take sb3_bcvlr\.envs\.grayscale\(env\)"):
+        tiny_model(env)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny_model(env, VideoDataset(fake_videos(), grayscale=True))  # whoever makes one knows its grey
+        tiny_model(grayscale(ActionPictureEnv()))
+
+
 def test_a_stack_of_three_grey_frames_is_told():
-    model = tiny_model(stack_frames(GrayscaleObservation(ActionPictureEnv()), 3), n_stack=3)
+    model = tiny_model(stack_frames(grayscale(ActionPictureEnv()), 3), n_stack=3)
     assert (model.videos.n_stack, model.n_history, model.videos.observation_shape) == (3, 1, (3, 16, 16))
     assert all_finite(model.learn(20))
 
 
 def test_a_dataset_of_color_is_refused_where_grey_frames_are_stacked():
-    env = stack_frames(GrayscaleObservation(ActionPictureEnv()), 3)
+    env = stack_frames(grayscale(ActionPictureEnv()), 3)
     with pytest.raises(ValueError, match="cut with n_stack=1, the model expects n_stack=3"):
         tiny_model(env, VideoDataset(fake_videos(), n_history=1), n_stack=3)
 

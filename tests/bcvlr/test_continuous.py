@@ -256,6 +256,22 @@ def test_align_refuses_actions_that_the_environment_does_not_take(actions):
         dot_model().align([(VIDEOS[0][:4], actions)])
 
 
+def test_align_refuses_actions_of_another_width():
+    with pytest.raises(ValueError, match=r"Episode 0 has .* actions of shape \(3, 3\), expected .* and \(3, 2\)"):
+        dot_model().align([(VIDEOS[0][:4], np.zeros((3, 3)))])
+
+
+def test_align_refuses_an_episode_that_stands_alone():
+    with pytest.raises(ValueError, match=r"Episode 0 has 4 parts, expected \(observations, actions\)"):
+        dot_model().align((VIDEOS[0][:4], np.zeros((3, 2))))
+
+
+@pytest.mark.parametrize("numbers", [{"gradient_steps": -5}, {"imitation_steps": -5}, {"n_rounds": 0}])
+def test_align_refuses_numbers_that_would_do_nothing(numbers):
+    with pytest.raises(ValueError, match=f"{next(iter(numbers))} is .*, expected a whole number"):
+        dot_model().align(zip(VIDEOS, ACTIONS, strict=True), **numbers)
+
+
 def test_align_refuses_discrete_actions_that_are_too_many():
     frames = np.zeros((4, 16, 16, 3), np.uint8)
     with pytest.raises(ValueError, match="from 0 to 3, expected those of the environment: Discrete"):

@@ -1,18 +1,19 @@
 """A saved model predicts and goes on without anything that is not in its file, which holds no video."""
 
+import io
 import json
 import zipfile
 
 import numpy as np
 import pytest
 import torch as th
-from gymnasium.wrappers import GrayscaleObservation
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import ActionPictureEnv, equal, fake_videos, moved, picture, read, snapshot, tiny_arguments, tiny_model
 
 from sb3_bcvlr import BCVLR, VideoDataset
-from sb3_bcvlr.envs import stack_frames
+from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
+from sb3_bcvlr.envs import grayscale, stack_frames
 
 OBSERVATIONS = np.stack([picture(action, step, 0) for action in range(3) for step in range(10)])
 
@@ -39,6 +40,37 @@ def test_a_loaded_model_predicts_the_same_without_videos_and_env(model, path):
             th.manual_seed(0)
             actions.append(each.predict(OBSERVATIONS, deterministic=deterministic)[0].tolist())
         assert actions[0] == actions[1]
+
+
+def fail(*_, **__):
+    raise OSError("No space left on device")
+
+
+def test_a_save_that_fails_leaves_what_was_there(model, tmp_path, monkeypatch):
+    model.save(tmp_path / "model")
+    before = (tmp_path / "model.zip").read_bytes()
+    monkeypatch.setattr(th, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        model.save(tmp_path / "model")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.zip"]
+    assert (tmp_path / "model.zip").read_bytes() == before
+
+
+def test_so_does_a_replay_that_cannot_be_saved(tmp_path, monkeypatch):
+    model = tiny_model().learn(10)
+    model.save_replay_buffer(tmp_path / "replay")
+    before = (tmp_path / "replay.pkl").read_bytes()
+    monkeypatch.setattr(WindowReplayBuffer, "__getstate__", fail)
+    with pytest.raises(OSError, match="No space left"):
+        model.save_replay_buffer(tmp_path / "replay")
+    assert [file.name for file in tmp_path.iterdir()] == ["replay.pkl"]
+    assert (tmp_path / "replay.pkl").read_bytes() == before
+
+
+def test_a_model_is_saved_into_an_open_file_too(model):
+    file = io.BytesIO()
+    model.save(file)
+    assert equal(snapshot(BCVLR.load(file, device="cpu")), snapshot(model))
 
 
 def test_a_loaded_model_has_all_parameters_and_statistics(model, path):
@@ -258,7 +290,7 @@ def test_the_average_may_be_asked_for_on_loading(tmp_path, saved, changed):
 
 
 def test_stacks_of_grey_frames_are_known_on_loading(tmp_path):
-    env = stack_frames(GrayscaleObservation(ActionPictureEnv()), 3)
+    env = stack_frames(grayscale(ActionPictureEnv()), 3)
     tiny_model(env, n_stack=3).learn(10).save(tmp_path / "model.zip")
     loaded = BCVLR.load(tmp_path / "model.zip", env=env, videos=fake_videos(), device="cpu")
     assert (loaded.n_stack, loaded.videos.n_stack, loaded.videos.observation_shape) == (3, 3, (3, 16, 16))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -130,7 +131,7 @@ def test_split_holds_out_the_last_episodes_and_shares_the_store(no_decoding):
     assert np.shares_memory(kept._store._frames, dataset._store._frames)
 
 
-@pytest.mark.parametrize("fraction", [0, 1, 0.9])
+@pytest.mark.parametrize("fraction", [0, 1, 0.9, float("nan")])
 def test_split_leaves_no_part_empty(fraction):
     with pytest.raises(ValueError, match="of 2 episodes: both parts need one"):
         VideoDataset([filled(0, 1), filled(2, 3)]).split(fraction)
@@ -189,6 +190,22 @@ def test_grayscale_weighs_the_colours_as_the_eye_does():
 
 
 # ---- sources ----
+
+
+def test_a_dataset_goes_to_other_processes():
+    dataset = VideoDataset([filled(1, 2, 3), filled(4, 5)], seed=0)
+    other = pickle.loads(pickle.dumps(dataset))
+    assert all_windows(other) == all_windows(dataset)
+    assert np.array_equal(other.sample_indices(9), dataset.sample_indices(9))
+
+
+def test_spawned_datasets_draw_on_their_own():
+    dataset = VideoDataset(filled(*range(9)), seed=0)
+    first, second = dataset.spawn(2)
+    assert all_windows(first) == all_windows(dataset)
+    draws = [each.sample_indices(20).tolist() for each in (dataset, first, second)]
+    assert draws[0] == VideoDataset(filled(*range(9)), seed=0).sample_indices(20).tolist()
+    assert len({tuple(draw) for draw in draws}) == 3
 
 
 def test_every_kind_of_source_gives_the_same_windows(tmp_path):
@@ -381,6 +398,21 @@ def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 # ---- the store ----
+
+
+def test_the_cache_folder_may_be_in_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert VideoDataset(filled(1, 2), cache_dir="~/frames")._store.path.parent == tmp_path / "frames"
+
+
+def test_a_cache_folder_without_space_is_named(tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(video_dataset._StoreWriter, "finish", fail)
+    with pytest.raises(ValueError, match=f"no space in the cache folder {tmp_path}; choose another with `cache_dir`"):
+        VideoDataset(filled(1, 2), cache_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_start_decodes_nothing_and_takes_no_second(tmp_path, no_decoding, cache_dir):

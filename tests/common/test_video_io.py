@@ -61,6 +61,16 @@ def test_the_folder_of_a_video_is_made(tmp_path):
     assert read_video(tmp_path / "a" / "b" / "v.mp4").shape == (2, 4, 4, 3)
 
 
+def test_a_scale_that_is_not_whole_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"scale=1\.5, expected all positive, scale whole"):
+        write_video(tmp_path / "v.mp4", np.zeros((2, 4, 4, 3), np.uint8), scale=1.5)
+
+
+def test_an_empty_path_is_not_the_present_folder():
+    with pytest.raises(ValueError, match="an empty path; expected a folder, a glob"):
+        find_videos("")
+
+
 def test_scale_repeats_pixels(tmp_path):
     frames = noise(2, 4, 4)
     write_video(tmp_path / "v.mp4", frames, scale=3)

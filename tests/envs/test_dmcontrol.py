@@ -192,10 +192,32 @@ def test_a_wrong_name_is_told_the_right_one(make):
         make("tetris")
 
 
-@pytest.mark.parametrize("wrong", [{"image_size": 0}, {"n_stack": 0}, {"action_repeat": 0}])
-def test_numbers_below_one_are_refused(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is 0, expected 1 or more"):
+@pytest.mark.parametrize("wrong", [{"image_size": 0}, {"n_stack": 0}, {"action_repeat": 1.5}, {"image_size": "64"}])
+def test_numbers_that_are_not_whole_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*, expected a whole number from 1 on"):
         dmcontrol_env("reacher_easy", **wrong)
+
+
+def test_no_environments_are_refused():
+    with pytest.raises(ValueError, match="n_envs is 0, expected a whole number from 1 on"):
+        make_dmcontrol("reacher_easy", n_envs=0)
+
+
+@pytest.mark.parametrize("camera", [[], 1.0])
+def test_what_names_no_camera_is_refused(camera):
+    with pytest.raises(ValueError, match="expected a number, a name or a list of some"):
+        dmcontrol_env("reacher_easy", camera=camera)
+
+
+def test_the_only_way_to_render_is_told():
+    with pytest.raises(ValueError, match="render_mode is 'human', expected 'rgb_array'"):
+        dmcontrol_env("reacher_easy", render_mode="human")
+
+
+def test_its_spec_makes_the_environment_again():
+    env = gym.make("dmcontrol/reacher_easy-v0", image_size=16)
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    assert np.array_equal(env.reset(seed=4)[0], again.reset(seed=4)[0])
 
 
 def test_a_wrong_camera_is_told_the_right_ones():

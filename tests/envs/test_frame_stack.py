@@ -1,12 +1,13 @@
-"""Stacks are what ``VideoDataset`` cuts of the same frames."""
+"""Stacks, and grey, are what ``VideoDataset`` makes of the same frames."""
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.wrappers import GrayscaleObservation
 from toys import N_ACTIONS, ActionPictureEnv
 
 from sb3_bcvlr import VideoDataset
-from sb3_bcvlr.envs import stack_frames
+from sb3_bcvlr.envs import grayscale, stack_frames
 
 
 def episode(env, n_stack):
@@ -27,6 +28,31 @@ def test_they_are_those_of_the_videos(channels_first):
     windows = videos.windows(np.arange(len(videos))).frames
     assert np.array_equal(windows[:, 0], stacks[:-1]) and np.array_equal(windows[:, 1], stacks[1:])
     assert len(np.unique(stacks.reshape(len(stacks), -1), axis=0)) > 1
+
+
+def test_grey_is_that_of_the_videos():
+    env, colored = grayscale(ActionPictureEnv()), ActionPictureEnv()
+    grey, color = (np.stack([each.reset()[0], each.step(1)[0]]) for each in (env, colored))
+    assert env.observation_space.contains(grey[0])
+    windows = VideoDataset(color, grayscale=True, n_history=1).windows(np.array([0])).frames
+    assert np.array_equal(windows[0].numpy(), grey.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "space"),
+    [
+        (lambda env: stack_frames(env, 3), spaces.Box(0, 1, (16, 16, 3), np.float32)),
+        (lambda env: stack_frames(env, 3), spaces.Dict(picture=spaces.Box(0, 255, (16, 16, 3), np.uint8))),
+        (lambda env: stack_frames(env, 3), spaces.Box(-1, 1, (4,), np.float32)),
+        (grayscale, spaces.Box(0, 1, (16, 16, 3), np.float32)),
+        (grayscale, spaces.Box(0, 255, (16, 16, 1), np.uint8)),
+    ],
+)
+def test_what_is_no_picture_is_refused(make, space):
+    env = ActionPictureEnv()
+    env.observation_space = space
+    with pytest.raises(ValueError, match=r"The environment observes .*, expected pictures"):
+        make(env)
 
 
 def test_grey_frames_without_a_channel_axis():

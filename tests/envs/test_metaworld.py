@@ -170,8 +170,19 @@ def test_a_wrong_name_is_told_the_right_one(make):
         make("drawer-opn")
 
 
+def test_the_only_way_to_render_is_told():
+    with pytest.raises(ValueError, match="render_mode is 'human', expected 'rgb_array'"):
+        metaworld_env("reach", render_mode="human")
+
+
+def test_its_spec_makes_the_environment_again():
+    env = gym.make("metaworld/reach-v3", image_size=16)
+    again = gym.make(env.spec)
+    assert np.array_equal(env.reset(seed=4)[0], again.reset(seed=4)[0])
+
+
 def test_an_episode_of_no_steps_is_refused():
-    with pytest.raises(ValueError, match="max_episode_steps is 0, expected 1 or more"):
+    with pytest.raises(ValueError, match="max_episode_steps is 0, expected a whole number from 1 on"):
         metaworld_env("reach", max_episode_steps=0)
 
 
