@@ -29,6 +29,7 @@ from pathlib import Path
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
+from command_line import json_object
 from quickstart import choose_convolutions
 from stable_baselines3.common.logger import Logger
 from torch.profiler import ProfilerActivity, profile
@@ -180,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--preset", choices=PRESETS, default="default")
-    parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
+    parser.add_argument("--set", type=json_object, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[None], help="default: the preset's")
     parser.add_argument("--n-envs", type=int, nargs="+", default=[64])

@@ -29,6 +29,7 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
+from command_line import json_object, positive
 from gymnasium import spaces
 from quickstart import LearningCurve, RandomPolicy, choose_convolutions, eval_seed, evaluate, load_videos
 from stable_baselines3.common.callbacks import EvalCallback
@@ -223,17 +224,19 @@ def main() -> None:
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="start from this model; made if it is not there")
     parser.add_argument("--random-steps", type=int, default=2_000, help="of rung 0, which makes a third of the updates")
     parser.add_argument("--true-dynamics", type=int, default=0, metavar="N", help="steps of a world model of the true actions")
-    parser.add_argument("--steps", type=int, default=100_000, help="environment steps of the full method")
-    parser.add_argument("--n-envs", type=int, default=64)
-    parser.add_argument("--eval-episodes", type=int, default=64)
+    parser.add_argument("--steps", type=positive, default=100_000, help="environment steps of the full method")
+    parser.add_argument("--n-envs", type=positive, default=64)
+    parser.add_argument("--eval-episodes", type=positive, default=64)
     parser.add_argument("--eval-every", type=int, default=0, metavar="N", help="judge rung 5 by 10 episodes every N steps")
     parser.add_argument("--processes", action="store_true", help="give each environment of MuJoCo a process of its own")
     parser.add_argument("--rungs", type=int, nargs="*", default=[0, 1, 2, 3, 4, 5])
-    parser.add_argument("--env", type=json.loads, default={}, metavar="JSON", help="further arguments of the environment")
-    parser.add_argument("--eval-env", type=json.loads, default={}, metavar="JSON", help="what is otherwise where it is judged")
+    parser.add_argument("--env", type=json_object, default={}, metavar="JSON", help="further arguments of the environment")
+    parser.add_argument(
+        "--eval-env", type=json_object, default={}, metavar="JSON", help="what is otherwise where it is judged"
+    )
     parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
+    parser.add_argument("--set", type=json_object, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     parser.add_argument("--fast-convolutions", action="store_true", help="on a GPU, which then do not repeat to the last bit")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

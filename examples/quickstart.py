@@ -17,6 +17,7 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
+from command_line import positive
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -241,7 +242,7 @@ def make_foraging(n_envs: int, seed: int, **kwargs: Any) -> VecEnv:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/quickstart"))
-    parser.add_argument("--steps", type=int, default=5_000, help="environment steps")
+    parser.add_argument("--steps", type=positive, default=5_000, help="environment steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--without-latent-actions", action="store_true", help="leave the latent-action stage out, to compare")
     args = parser.parse_args()

@@ -30,6 +30,7 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  registers the environments
 import gymnasium as gym
 import numpy as np
+from command_line import positive, share
 from experts import Policy, find_expert
 from gymnasium import spaces
 from tqdm import tqdm
@@ -225,13 +226,6 @@ def played(recorder: Recorder, episodes: list[int], n_workers: int) -> Iterator[
         yield from pool.imap_unordered(_record, episodes)
 
 
-def positive(text: str) -> int:
-    """What argparse takes for numbers from 1 on, and names in its errors."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def main() -> None:
     defaults = Settings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -244,7 +238,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument(
         "--noise",
-        type=float,
+        type=share,
         default=defaults.noise,
         help="standard deviation of what is added to actions, in parts of half their range; for discrete actions the "
         "probability of a random one. The videos then also show how the expert recovers. Default: %(default)s",

@@ -26,6 +26,7 @@ from typing import Any
 
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
+from command_line import json_object, positive
 from quickstart import RandomPolicy, eval_seed, evaluate, load_videos
 from stable_baselines3.common.vec_env import VecEnv
 from train import MAKERS, PRESETS, model_arguments
@@ -121,17 +122,17 @@ def main() -> None:
     parser.add_argument("tasks", nargs="+", help="suite/task, or foraging; several for multi-task alone")
     parser.add_argument("--videos", type=Path, nargs="+", required=True, help="a folder for each task")
     parser.add_argument("--labelled", type=Path, help="offline: a folder of chunks with actions")
-    parser.add_argument("--transitions", type=int, default=10_000, help="offline: how many of them")
+    parser.add_argument("--transitions", type=positive, default=10_000, help="offline: how many of them")
     parser.add_argument(
         "--amounts", type=int, nargs="+", default=[5_000, 20_000, 50_000, 100_000], help="video-amount: frames"
     )
-    parser.add_argument("--pretrain-on", type=int, default=1, help="multi-task: the first so many tasks")
-    parser.add_argument("--steps", type=int, default=100_000, help="environment steps")
-    parser.add_argument("--n-envs", type=int, default=64)
-    parser.add_argument("--eval-episodes", type=int, default=64)
+    parser.add_argument("--pretrain-on", type=positive, default=1, help="multi-task: the first so many tasks")
+    parser.add_argument("--steps", type=positive, default=100_000, help="environment steps")
+    parser.add_argument("--n-envs", type=positive, default=64)
+    parser.add_argument("--eval-episodes", type=positive, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--preset", choices=PRESETS, default="default")
-    parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
+    parser.add_argument("--set", type=json_object, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     parser.add_argument("--out", type=Path, help="default: outputs/STUDY.csv")
     args = parser.parse_args()
     if len(args.tasks) != len(args.videos) or (len(args.tasks) > 1) != (args.study == "multi-task"):

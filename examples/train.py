@@ -13,7 +13,6 @@ the paper's 100,000 frames on DMControl.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
+from command_line import json_object, positive
 from quickstart import make_foraging, run
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
@@ -66,16 +66,16 @@ if __name__ == "__main__":
     parser.add_argument("task", help="suite/task, the suite one of " + ", ".join(MAKERS))
     parser.add_argument("--videos", type=Path, required=True)
     parser.add_argument("--experts", type=Path, help="folder with a record.py that plays Procgen")
-    parser.add_argument("--episodes", type=int, default=64, help="how many to record")
+    parser.add_argument("--episodes", type=positive, default=64, help="how many to record")
     parser.add_argument("--out", type=Path, help="default: outputs/TASK")
-    parser.add_argument("--steps", type=int, default=100_000, help="environment steps")
-    parser.add_argument("--n-envs", type=int, default=64)
-    parser.add_argument("--eval-episodes", type=int, default=64)
+    parser.add_argument("--steps", type=positive, default=100_000, help="environment steps")
+    parser.add_argument("--n-envs", type=positive, default=64)
+    parser.add_argument("--eval-episodes", type=positive, default=64)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--env", type=json.loads, default={}, metavar="JSON", help="further arguments of the environment")
+    parser.add_argument("--env", type=json_object, default={}, metavar="JSON", help="further arguments of the environment")
     parser.add_argument("--processes", action="store_true", help="give each environment of MuJoCo a process of its own")
     parser.add_argument("--preset", choices=PRESETS, default="default")
-    parser.add_argument("--set", type=json.loads, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
+    parser.add_argument("--set", type=json_object, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     parser.add_argument("--fast-convolutions", action="store_true", help="on a GPU, which then do not repeat to the last bit")
     args = parser.parse_args()
 

@@ -895,7 +895,8 @@ def test_episodes_of_several_environments_are_no_train_freq():
 
 
 @pytest.mark.parametrize(
-    "mistake", [{"total_timesteps": "500"}, {"total_timesteps": 20, "log_interval": 0}, {"total_timesteps": 20, "callback": [print]}]
+    "mistake",
+    [{"total_timesteps": "500"}, {"total_timesteps": 20, "log_interval": 0}, {"total_timesteps": 20, "callback": [print]}],
 )
 def test_mistakes_of_learn_do_not_cost_a_pretraining(mistake):
     model = tiny_model()
