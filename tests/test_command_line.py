@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from command_line import json_object, positive, share
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.mark.parametrize(
