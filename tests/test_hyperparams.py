@@ -6,7 +6,7 @@ import pytest
 
 from sb3_bcvlr import BCVLR, hyperparams
 from sb3_bcvlr.bcvlr import BCVLRPolicy
-from sb3_bcvlr.common.contrastive import InfoNCE
+from sb3_bcvlr.common.contrastive import InfoNCE, PrototypeLoss
 from sb3_bcvlr.common.networks import LatentPolicy
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
 from sb3_bcvlr.envs.registration import DMCONTROL_TASKS
@@ -117,6 +117,10 @@ def test_unknown_suites_are_refused():
         ("tau", 0.05),
         ("target_update_interval", 2),
         ("n_history", 2),
+        ("policy_tau", 1),
+        ("imitation_pad", 0),
+        ("quantizer_warmup_steps", 0),
+        ("mixed_precision", False),
     ],
 )
 def test_numbers_of_the_official_procgen_code(name, value):
@@ -169,6 +173,21 @@ def test_numbers_of_the_quantizer_on_procgen(name, value):
         ("exploration_noise", 0.5),
         ("target_update_interval", 1),
         ("n_history", 1),
+        ("batch_size", 512),
+        ("encoder_batch_size", 512),
+        ("dynamics_batch_size", 128),
+        ("imitation_batch_size", 128),
+        ("buffer_size", 100_000),
+        ("n_epochs", 2),
+        ("tau", 0.05),
+        ("policy_tau", 1),
+        ("imitation_pad", 0),
+        ("quantizer_warmup_steps", 0),
+        ("commitment_coef", 0.05),
+        ("max_grad_norm", 2),
+        ("mixed_precision", False),
+        ("feature_loss_class", PrototypeLoss),
+        ("feature_loss_kwargs", dict(projection_dim=128, hidden_dim=512, n_prototypes=512, temperature=0.1, pad=4)),
     ],
 )
 def test_numbers_of_the_official_dmcontrol_code(name, value):
@@ -184,3 +203,14 @@ def test_reacher_and_jaco_weigh_the_dynamics_more(task):
 
 def test_metaworld_is_set_as_dmcontrol_is():
     assert hyperparams.get("bcvlr", "metaworld") == hyperparams.get("bcvlr", "dmcontrol")
+
+
+@pytest.mark.parametrize("suite", ["procgen", "dmcontrol"])
+def test_the_published_networks_see_frames_as_they_are_and_predict_them_whole(suite):
+    policy_kwargs = hyperparams.get("bcvlr", suite)["policy_kwargs"]
+    assert not any(policy_kwargs[name] for name in ("standardize", "frame_differences", "residual_world_model"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("dynamics_pad", 4), ("random_action_steps", 4), ("rollout_steps", 400)])
+def test_numbers_of_the_published_figures_on_metaworld(name, value):
+    assert hyperparams.get("bcvlr", "metaworld_small")[name] == value

@@ -1,6 +1,7 @@
 """Both stages of ``BCVLR``: what moves, what is never looked at, what is refused, and what every argument does."""
 
 import csv
+import inspect
 import math
 import re
 import warnings
@@ -15,10 +16,11 @@ from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
-from toys import SIZE, ActionPictureEnv, equal, fake_videos, moved, snapshot, tiny_arguments, tiny_model
+from toys import SIZE, ActionPictureEnv, equal, fake_videos, moved, picture, snapshot, tiny_arguments, tiny_model
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.bcvlr import BCVLRPolicy
+from sb3_bcvlr.bcvlr.bcvlr import FALLING_RATE
 from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
 from sb3_bcvlr.common.contrastive import InfoNCE
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
@@ -1149,3 +1151,125 @@ def test_latent_actions_stay_continuous_while_the_quantizer_warms_up(warmup_step
     model.pretrain()
     assert len(updates) == quantized_steps
     assert not model.policy.idm.quantizer.bypass
+
+
+def test_pretraining_trains_though_the_model_has_predicted_before():
+    model = tiny_model()
+    model.predict(picture(1, 3, 0))
+    before = snapshot(model)
+    assert not th.equal(snapshot(model.pretrain())["idm.quantizer.codes"], before["idm.quantizer.codes"])
+
+
+def test_pi_learns_in_training_mode_though_it_has_acted():
+    networks = {"latent_policy_class": NormalizedLatentPolicy, "latent_policy_kwargs": {}}
+    model = pretrained(learning_starts=0, policy_kwargs=networks)
+    before = model.policy.latent_policy[1].num_batches_tracked.item()
+    model.learn(10)
+    assert model.policy.latent_policy[1].num_batches_tracked == before + model.imitation_steps
+
+
+def test_the_dynamics_start_with_latent_actions_of_unit_variance():
+    policy = pretrained(pretrain_dynamics_steps=0).policy
+    assert policy.latent_std.item() == pytest.approx(1, abs=0.2)
+    assert policy.latent_mean.abs().max() < 0.2
+
+
+def test_offline_the_weights_of_p_w_and_pi_decay_and_no_others(monkeypatch):
+    classes, make = [], BCVLR._optimizer
+    monkeypatch.setattr(
+        BCVLR, "_optimizer", lambda self, of_class, *args: classes.append(of_class) or make(self, of_class, *args)
+    )
+    tiny_model().pretrain()
+    assert classes == [th.optim.Adam] * 3 + [th.optim.AdamW] * 2  # p and d online, pi online; f, p and w, pi offline
+
+
+def test_codes_that_wait_for_their_turn_are_not_logged(monkeypatch):
+    monkeypatch.setattr("sb3_bcvlr.bcvlr.bcvlr.LOG_STEPS", 1)
+    model, memory = tiny_model(pretrain_dynamics_steps=3, quantizer_warmup_steps=2), Memory()
+    model.set_logger(Logger(None, [memory]))
+    model.pretrain()
+    assert len(memory.values("pretrain/world_model_error")) == 3
+    assert len(memory.values("pretrain/code_use")) == len(memory.values("pretrain/perplexity")) == 1
+
+
+def test_pi_learns_at_the_rate_of_this_round():
+    model = tiny_model(ActionPictureEnv(episode_length=5), learning_rate=lambda remaining: remaining)
+    model.pretrained = True
+    rates, imitate = [], model._imitate_videos
+    model._imitate_videos = lambda n, optimizer: rates.append(optimizer.param_groups[0]["lr"]) or imitate(n, optimizer)
+    model.learn(40)
+    assert rates == [0.75, 0.5, 0.25, 0]
+
+
+def test_without_its_coefficient_the_world_model_is_left_out_and_the_codes_rest():
+    model = pretrained(world_model_coef=0.0)
+    before = snapshot(model)
+    model.policy.world_model.forward = None
+    model.learn(10)
+    assert th.equal(snapshot(model)["idm.quantizer.codes"], before["idm.quantizer.codes"])
+
+
+def test_the_decoder_learns_from_standardized_latent_actions():
+    model, read, met = pretrained().learn(10), [], []
+    policy = model.policy
+    policy.latent_mean.fill_(5.0)
+    policy.idm.register_forward_hook(lambda module, inputs, output: read.append(output))
+    policy.action_decoder.register_forward_pre_hook(lambda module, inputs: met.append(inputs[0]))
+    model._align(model.replay_buffer, 1, 4)
+    assert th.equal(met[0], (read[0] - 5) / policy.latent_std)
+
+
+def test_the_average_follows_within_a_round_too():
+    model = pretrained(policy_tau=0.25, learning_rate=0.0)  # the newest stays where it is
+    newest, average = model.policy.latent_policy.head.bias, model.policy.latent_policy_average.head.bias
+    with th.no_grad():
+        average.copy_(newest + 1)
+    model._imitate_videos(3, th.optim.SGD(model.policy.latent_policy.parameters(), lr=0.0))
+    th.testing.assert_close(average, newest.detach() + 0.75**3)
+
+
+def test_each_update_is_logged_without_a_log_interval():
+    model, memory = pretrained(), Memory()
+    model.set_logger(Logger(None, [memory]))
+    model.learn(30)
+    assert len(memory.values("train/action_loss")) == 3
+
+
+def test_by_default_the_rates_of_p_and_d_fall():
+    assert (FALLING_RATE(1.0), FALLING_RATE(0.0)) == pytest.approx((1e-3, 2e-5))
+
+
+@pytest.mark.parametrize(("name", "value"), [("policy_tau", 0.01), ("tune_encoder", ("online",))])
+def test_defaults_that_the_figures_were_made_with(name, value):
+    assert inspect.signature(BCVLR).parameters[name].default == value
+
+
+def test_an_interrupted_learn_leaves_learning_starts_as_it_was():
+    model = tiny_model().learn(20)
+    with pytest.raises(ZeroDivisionError):
+        model.learn(20, callback=lambda *_: 1 / 0)
+    assert model.learning_starts == 9
+
+
+def test_pretraining_measures_how_much_features_change():
+    policy = pretrained(pretrain_dynamics_steps=0, pretrain_imitation_steps=0).policy
+    assert (policy.change_std > 0.01).all() and (policy.change_std != 1).all()
+
+
+def test_without_the_world_model_p_still_learns_what_actions_do():
+    model = pretrained(world_model_coef=0.0)
+    before = snapshot(model)
+    assert "idm" in moved(before, snapshot(model.learn(10)))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-np.inf, 1), (-1, np.inf)])
+def test_actions_with_one_bound_are_refused(low, high):
+    env = ActionPictureEnv()
+    env.action_space = spaces.Box(low, high, (2,), np.float32)
+    with pytest.raises(ValueError, match="expected finite bounds"):
+        BCVLR(env, fake_videos())
+
+
+def test_the_seed_reaches_the_replay_buffer():
+    first, same, other = (tiny_model(seed=seed).replay_buffer._rng.integers(2**31) for seed in (3, 3, 4))
+    assert first == same != other

@@ -338,3 +338,46 @@ def test_rewards_of_nan_change_nothing():
             return observation, float("nan"), *rest
 
     assert equal(snapshot(dot_model().learn(30)), snapshot(dot_model(NaN()).learn(30)))
+
+
+def test_a_pass_over_the_replay_is_one_over_all_environments():
+    assert dot_model(make_vec_env(DotEnv, 2), n_epochs=1).learn(30)._n_updates == 3 + 5 + 8
+
+
+@pytest.mark.parametrize("n_rounds", [1, 2, 3])
+def test_align_makes_all_its_imitation_steps(n_rounds):
+    model, steps = dot_model().pretrain(), []
+    imitate = model._imitate_videos
+    model._imitate_videos = lambda n, optimizer: steps.append(n) or imitate(n, optimizer)
+    model.align(zip(VIDEOS, ACTIONS, strict=True), gradient_steps=3, imitation_steps=5, n_rounds=n_rounds)
+    assert sum(steps) == 5 and len(steps) == n_rounds
+
+
+def test_align_pretrains_what_is_not():
+    assert dot_model().align(zip(VIDEOS, ACTIONS, strict=True), 1, 1, 1).pretrained
+
+
+def test_align_without_videos_is_refused():
+    model = dot_model().pretrain()
+    model.videos = None
+    with pytest.raises(ValueError, match="no videos to learn from"):
+        model.align(zip(VIDEOS, ACTIONS, strict=True), 1, 1, 1)
+
+
+def test_an_episode_that_ends_as_the_next_one_begins_ends_nonetheless():
+    first, second = (np.full((3, 32, 32, 3), 1, np.uint8) for _ in range(2))
+    first[2] = second[0] = 5
+    samples = dot_model()._store([(first, np.ones((2, 2))), (second, -np.ones((2, 2)))]).sample(300)
+    assert {tuple(window) for window in samples.frames[:, 1:, 0, 0, 0].tolist()} == {(1, 1), (1, 5), (5, 1)}
+
+
+def test_random_actions_last_in_every_environment():
+    actions = dot_model(make_vec_env(DotEnv, 2), learning_starts=16, random_action_steps=4).learn(16).replay_buffer.actions[:8]
+    assert (actions[:4] == actions[0]).all() and (actions[4:] == actions[4]).all() and (actions[0] != actions[4]).any()
+
+
+def test_a_world_model_that_learns_online_follows_its_statistics():
+    model = dot_model(world_model_learning_rate=1e-3).pretrain()
+    before = snapshot(model)
+    after = snapshot(model.learn(20))
+    assert not any(th.equal(after[name], before[name]) for name in before if name.endswith("running_mean"))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium.spaces import Box
-from toys import N_ACTIONS, ActionPictureEnv, DotEnv, tiny_arguments, tiny_model
+from toys import N_ACTIONS, ActionPictureEnv, DotEnv, dot_videos, tiny_arguments, tiny_model
 
 from sb3_bcvlr import BCVLR
-from sb3_bcvlr.bcvlr.export import export_onnx
+from sb3_bcvlr.bcvlr.export import ActingNetworks, export_onnx
 
 BATCH_SIZES = 1, 64
 
@@ -131,3 +131,12 @@ def test_a_failure_leaves_no_file(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match="full disk"):
         export_onnx(tiny_model().policy, tmp_path / "policy.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_bounds_of_several_axes_are_laid_flat():
+    env, (videos, _, _) = DotEnv(), dot_videos(1)
+    env.action_space = Box(np.array([[-2], [0]], np.float32), np.array([[1], [0.5]], np.float32))
+    model, pictures = tiny_model(env, videos), videos[0].transpose(0, 3, 1, 2).copy()
+    with th.no_grad():
+        actions = ActingNetworks(model.policy.eval())(th.as_tensor(pictures))
+    np.testing.assert_allclose(actions, model.predict(pictures)[0].reshape(-1, 2), atol=1e-5)

@@ -332,3 +332,33 @@ def test_the_pi_that_acts_sees_through_its_own_encoder():
     with th.no_grad():
         policy.latent_policy_average[0].net[0].bias += 1
     assert not th.equal(policy.decode(frames), before)
+
+
+def test_the_features_that_w_is_to_predict_get_no_gradient():
+    policy, features = make_policy(), th.randn(2, 4, 8, 8, requires_grad=True)
+    loss = policy.prediction_loss(th.randn(2, 2, 4, 8, 8, requires_grad=True), th.randn(2, 4), features)
+    loss.backward()
+    assert features.grad is None
+
+
+def test_a_rescaled_idm_has_zero_mean_and_unit_variance():
+    policy = make_policy()
+    features = policy.encode(random_frames(64, 3))
+    policy.idm.head.bias.data += 3
+    policy.rescale_idm(policy.latent_actions(features))
+    z = policy.latent_actions(features)
+    th.testing.assert_close(z.mean(0), th.zeros(4), atol=1e-2, rtol=0)
+    th.testing.assert_close(z.std(0), th.ones(4), atol=1e-2, rtol=0)
+
+
+def test_the_default_codes_follow_slowly():
+    assert make_policy(quantizer_kwargs=None).idm.quantizer.decay == 0.99
+
+
+def test_a_change_that_is_always_the_same_counts_as_a_change():
+    policy = make_policy()
+    frames = (th.arange(3) * 50).view(1, 3, 1, 1, 1).expand(4, 3, 3, 16, 16).to(th.uint8)
+    policy.fit_feature_statistics(frames)
+    features = policy.encode(frames)
+    changes = (features[:, 1:] - features[:, :-1]) / policy.change_std
+    th.testing.assert_close(changes.square().mean((0, 1, 3, 4)), th.ones(4), atol=1e-3, rtol=0)

@@ -7,15 +7,30 @@ import zipfile
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import ActionPictureEnv, equal, fake_videos, moved, picture, read, snapshot, tiny_arguments, tiny_model
+from toys import (
+    ActionPictureEnv,
+    DotEnv,
+    dot_videos,
+    equal,
+    fake_videos,
+    moved,
+    picture,
+    read,
+    snapshot,
+    tiny_arguments,
+    tiny_model,
+)
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 from sb3_bcvlr.envs import grayscale, stack_frames
 
 OBSERVATIONS = np.stack([picture(action, step, 0) for action in range(3) for step in range(10)])
+
+DOTS, _, _ = dot_videos(4)
 
 
 @pytest.fixture(scope="module")
@@ -325,3 +340,26 @@ def test_a_replay_buffer_of_other_environments_or_windows_is_refused(tmp_path, c
     with pytest.raises(ValueError, match=r"replay buffer with (n_envs|n_history|cross_episodes)="):
         other.load_replay_buffer(tmp_path / "replay.pkl")
     assert other.replay_buffer is own
+
+
+def test_a_replay_buffer_of_other_pictures_is_refused(tmp_path):
+    tiny_model(DotEnv(), DOTS).learn(10).save_replay_buffer(tmp_path / "replay.pkl")
+    with pytest.raises(
+        ValueError, match=r"replay buffer with obs_shape=\(3, 32, 32\), the model expects obs_shape=\(3, 16, 16\)"
+    ):
+        tiny_model().load_replay_buffer(tmp_path / "replay.pkl")
+
+
+def test_a_replay_buffer_of_other_actions_is_refused(tmp_path):
+    env = DotEnv()
+    env.action_space = spaces.Box(-2, 2, (3,), np.float32)
+    tiny_model(DotEnv(), DOTS).learn(10).save_replay_buffer(tmp_path / "replay.pkl")
+    with pytest.raises(ValueError, match="replay buffer with action_dim=2, the model expects action_dim=3"):
+        tiny_model(env, DOTS).load_replay_buffer(tmp_path / "replay.pkl")
+
+
+def test_a_replay_buffer_of_stacks_is_refused_where_frames_are_colored(tmp_path):
+    env = stack_frames(grayscale(ActionPictureEnv()), 3)
+    tiny_model(env, n_stack=3, n_history=1).learn(10).save_replay_buffer(tmp_path / "replay.pkl")
+    with pytest.raises(ValueError, match="replay buffer with n_stack=3, the model expects n_stack=1"):
+        tiny_model(n_history=1).load_replay_buffer(tmp_path / "replay.pkl")

@@ -78,3 +78,20 @@ def test_the_resampled_shift_rescales_by_n_over_n_minus_1_and_moves_half_a_pixel
 
 def test_the_resampled_shift_keeps_any_shape():
     assert resampled_shift(th.rand(1, 3, 8, 9), 1).shape == (1, 3, 8, 9)
+
+
+def ramp(size: int) -> th.Tensor:
+    """(1, 2, size, size): the row in one channel, the column in the other."""
+    return th.stack(th.meshgrid(th.arange(size), th.arange(size), indexing="ij"))[None].float()
+
+
+def test_the_resampled_shift_moves_rows_and_columns_apart():
+    th.manual_seed(0)
+    shifted = resampled_shift(ramp(8).repeat(20, 1, 1, 1), 1)
+    assert (shifted[:, 0, 4, 4] - shifted[:, 1, 4, 4]).abs().max() > 0.5
+
+
+def test_the_resampled_shift_repeats_the_border():
+    th.manual_seed(0)
+    inner = resampled_shift(th.ones(20, 1, 8, 8), 2)[..., 1:-1, 1:-1]
+    th.testing.assert_close(inner, th.ones_like(inner))

@@ -214,3 +214,42 @@ def test_the_gradient_of_the_prototype_loss_reaches_all_but_the_target(mixed_pre
     loss.backward()
     with_gradient = {name.split(".")[0] for name, p in feature_loss.named_parameters() if p.grad is not None and p.grad.any()}
     assert with_gradient == {"predictor", "prototypes", "online"}
+
+
+def test_the_heads_start_orthogonal_with_gain_1():
+    info_nce, prototypes = make_loss(), make_prototypes(n_prototypes=4)
+    layers = [info_nce.online[1][1], info_nce.target[1][1], info_nce.predictor[2], info_nce.bilinear, prototypes.prototypes]
+    for layer in layers:
+        th.testing.assert_close(layer.weight @ layer.weight.T, th.eye(4), atol=1e-5, rtol=0)
+    rows = info_nce.reconstruction[0].weight.flatten(1)
+    th.testing.assert_close(rows @ rows.T, 2 * th.eye(len(rows)), atol=1e-5, rtol=0)
+    assert not info_nce.predictor[0].bias.any() and not info_nce.reconstruction[0].bias.any()
+
+
+def test_what_is_reconstructed_is_the_shifted_frame():
+    feature_loss, frames = make_loss(), th.rand(5, 1, *SHAPE) - 0.5
+    feature_loss.shift = lambda images, pad: images.roll(1, -1)
+    losses = []
+    for feature_loss.reconstruction_coef in (0.0, 1.0):
+        losses.append(feature_loss(frames).item())
+    view = frames[:, 0].roll(1, -1)
+    error = (feature_loss.reconstruction(feature_loss.online[0](view)) - view).square().mean()
+    assert losses[1] - losses[0] == pytest.approx(error.item(), rel=1e-3)
+
+
+def test_both_frames_of_the_prototype_loss_are_shifted():
+    feature_loss, shifted = make_prototypes(pad=3), []
+    feature_loss.shift = lambda images, pad: shifted.append((images, pad)) or th.zeros_like(images)
+    frames = th.rand(4, 3, *SHAPE)
+    assert feature_loss(frames) == feature_loss(frames.flip(0) + 1)
+    assert [pad for _, pad in shifted] == [3] * 4
+    assert th.equal(shifted[0][0], frames[:, 2]) and th.equal(shifted[1][0], frames[:, 1])
+
+
+def test_sinkhorn_takes_the_steps_asked_for():
+    th.manual_seed(0)
+    feature_loss, frames = make_prototypes(pad=0), th.rand(5, 2, *SHAPE) - 0.5
+    losses = []
+    for feature_loss.n_sinkhorn_steps in (0, 3):
+        losses.append(feature_loss(frames).item())
+    assert losses[0] != losses[1]

@@ -10,6 +10,7 @@ from sb3_bcvlr.bcvlr import BCVLRPolicy
 from sb3_bcvlr.common import networks
 from sb3_bcvlr.common.networks import (
     ActionDecoder,
+    DrQLatentPolicy,
     Encoder,
     FoldedConvolutions,
     ImpalaCNN,
@@ -273,3 +274,40 @@ def test_a_single_pixel_grows_as_a_transposed_convolution_makes_it(size):
     convolution = th.nn.ConvTranspose2d(5, 3, size, stride=size)
     pixels = th.rand(4, 5, 1, 1)
     th.testing.assert_close(grow_pixel(convolution, pixels), convolution(pixels))
+
+
+def test_impala_rectifies_before_and_after_its_linear_layer():
+    network, images = ImpalaCNN((3, 16, 20), (4, 5), 7), th.randn(2, 3, 16, 20)
+    flat = network.convolutions(images).flatten(1)
+    th.testing.assert_close(network(images), network.linear(flat.clamp(min=0)).clamp(min=0))
+    assert (flat < 0).any() and (network.linear(flat) < 0).any()
+
+
+def test_the_world_model_repeats_the_border_of_what_it_pads():
+    world_model, past, met = WorldModel((2, 5, 7), 2, 3, 4), th.randn(2, 2, 2, 5, 7), []
+    world_model.output[0].register_forward_pre_hook(lambda module, inputs: met.append(inputs[0]))
+    world_model(past, th.randn(2, 3))
+    expected = F.pad(past.flatten(1, 2), world_model.padding, mode="replicate")
+    assert any(world_model.padding) and th.equal(met[0][:, 4:], expected)
+
+
+def test_the_narrow_layer_of_drqs_policy_is_normalized_and_bounded():
+    layers = [type(layer).__name__ for layer in DrQLatentPolicy((4, 8, 8), 6)]
+    assert layers == ["Flatten", "Linear", "LayerNorm", "Tanh", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
+
+
+def test_the_world_model_keeps_the_largest_of_four_pixels_above_0():
+    world_model, outputs, inputs = WorldModel((2, 8, 8), 1, 3, 4), [], []
+    world_model.down_blocks[0][-1].register_forward_hook(lambda module, _, output: outputs.append(output))
+    world_model.down_blocks[1][0].register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    world_model(th.randn(2, 1, 2, 8, 8), th.randn(2, 3))
+    assert th.equal(inputs[0], outputs[0].unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5)).clamp(min=0))
+
+
+def test_the_world_model_is_linear_where_it_ends_after_a_relu():
+    last = [type(layer).__name__ for layer in WorldModel((2, 8, 8), 1, 3, 4).output]
+    assert last == ["Conv2d", "ResidualBlock", "ReLU", "Conv2d"]
+
+
+def test_all_of_the_world_model_learns():
+    assert all(parameter.requires_grad for parameter in WorldModel((2, 8, 8), 1, 3, 4).parameters())

@@ -199,3 +199,19 @@ def test_a_bypassed_quantizer_hands_latent_actions_on_and_learns_nothing():
 
 def test_a_quantizer_that_is_not_enabled_stays_bypassed():
     assert VectorQuantizer(2, 8, 3, 2, enabled=False).bypass and not VectorQuantizer(2, 8, 3, 2).bypass
+
+
+def test_a_moved_code_has_time_to_win_vectors():
+    quantizer = with_codes(0.0, 1000.0, decay=0.9, revive_codes=True)
+    quantizer.counts.copy_(th.tensor([[4.0, 1e-6]]))
+    quantizer.sums.copy_(quantizer.codes * quantizer.counts[..., None])
+    quantizer(th.tensor([[1.0], [1.0], [3.0], [3.0]]))
+    moved = quantizer.codes[0, 1].item()
+    quantizer(th.full((4, 1), -5.0))
+    assert quantizer.codes[0, 1].item() == pytest.approx(moved, abs=1e-3)
+
+
+def test_unused_codes_are_moved_onto_vectors_of_their_own():
+    quantizer = VectorQuantizer(1, 16, 2, 1, revive_codes=True)
+    quantizer(th.randn(64, 2))
+    assert len(th.unique(quantizer.codes[0], dim=0)) > 8

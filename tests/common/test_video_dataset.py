@@ -574,3 +574,108 @@ def test_batches_are_the_same_on_a_gpu(monkeypatch, fits):
     assert dataset.device.type == dataset.sample(2).frames.device.type == dataset.sample(2).indices.device.type == "cuda"
     assert (dataset._store._resident is not None) == fits
     assert all_windows(dataset.to("cpu")) == expected
+
+
+def test_a_build_that_has_not_written_for_an_hour_is_no_leftover(cache_dir):
+    cache_dir.mkdir(parents=True)
+    (cache_dir / "running.tmp").touch()
+    os.utime(cache_dir / "running.tmp", (time.time() - 3600,) * 2)
+    VideoDataset(filled(0, 1))
+    assert (cache_dir / "running.tmp").exists()
+
+
+def test_a_chunk_never_goes_on_in_one_of_another_name(tmp_path):
+    write_chunk(tmp_path / "d" / "a_0.npz", filled(0, 1), 0, 0)
+    write_chunk(tmp_path / "d" / "b_1.npz", filled(2, 3), 0, 0)
+    assert VideoDataset(tmp_path / "d").episode_lengths.tolist() == [2, 2]
+
+
+def test_a_long_video_that_is_skipped_last_leaves_nothing_behind(tmp_path):
+    write_chunk(tmp_path / "d" / "0.npz", filled(0, 1), 0, 1)
+    write_chunk(tmp_path / "d" / "1.npz", filled(*range(100)), 0, 1)  # too few flags, seen at the end
+    with pytest.warns(UserWarning, match="1.npz"):
+        assert all_windows(VideoDataset(tmp_path / "d", n_history=1, on_error="skip")) == [[0, 1]]
+
+
+def test_a_video_that_is_skipped_first_does_not_set_the_size():
+    with pytest.warns(UserWarning, match="array 0 holds one frame"):
+        dataset = VideoDataset([filled(1, size=8), filled(2, 3, size=4)], on_error="skip")
+    assert dataset.n_episodes == 1 and dataset.observation_shape == (3, 4, 4)
+
+
+def test_arrays_of_the_same_bytes_and_another_shape_are_another_store():
+    for shape in ((2, 4, 8, 3), (2, 8, 4, 3), (4, 4, 4, 3)):
+        assert VideoDataset(np.zeros(shape, np.uint8)).observation_shape == (3, *shape[1:3])
+
+
+def test_the_same_images_in_other_folders_are_other_episodes(tmp_path):
+    for n_first in (2, 3):
+        for number in range(5):
+            path = tmp_path / str(n_first) / "ab"[number >= n_first] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            iio.imwrite(path, filled(number)[0])
+        assert VideoDataset(tmp_path / str(n_first)).episode_lengths.tolist() == [n_first, 5 - n_first]
+
+
+def test_each_part_of_a_split_draws_for_itself():
+    parts = [VideoDataset([filled(*range(50)), filled(*range(50))], seed=0).split(0.5) for _ in range(2)]
+    parts[0][0].sample_indices(7)
+    assert np.array_equal(parts[0][1].sample_indices(20), parts[1][1].sample_indices(20))
+
+
+def test_frame_numbers_tell_where_o_t_stands():
+    dataset = VideoDataset([filled(0, 1, 2), filled(3, 4)])
+    indices = np.arange(len(dataset))
+    assert dataset.frame_numbers(indices).tolist() == numbers(dataset.observations(indices)) == [0, 1, 3]
+
+
+def test_episodes_of_one_frame_alone_are_an_error(tmp_path):
+    write_chunk(tmp_path / "d" / "0.npz", filled(0, 1), 1, 1)
+    with pytest.raises(ValueError, match="No video is left to learn from: every episode holds one frame"):
+        VideoDataset(tmp_path / "d")
+
+
+def test_one_frame_episodes_are_no_loss_where_windows_cross_their_ends(tmp_path):
+    write_chunk(tmp_path / "d" / "0.npz", filled(0, 1, 2), 1, 0, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all_windows(VideoDataset(tmp_path / "d", n_history=1, cross_episodes=True)) == [[0, 1], [1, 2]]
+
+
+def test_a_store_appears_whole(cache_dir, monkeypatch):
+    replaced, replace = [], os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda old, new: replaced.append((Path(old).exists(), Path(new).exists())) or replace(old, new)
+    )
+    VideoDataset(filled(0, 1))
+    assert replaced == [(True, False)]
+
+
+def test_an_empty_cache_variable_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert VideoDataset(filled(0, 1))._store.path.parent == tmp_path / "home" / ".cache" / "sb3_bcvlr"
+
+
+def test_the_first_video_of_another_proportion_is_named():
+    with pytest.warns(UserWarning, match="squashed: array 0, 16x8"):
+        VideoDataset([np.zeros((2, 8, 16, 3), np.uint8), np.zeros((2, 8, 24, 3), np.uint8)], image_size=8)
+
+
+def test_large_videos_of_one_name_size_and_time_in_two_folders_are_two(tmp_path, monkeypatch):
+    monkeypatch.setattr(video_dataset, "HASHED_BYTES", 0)
+    for number, folder in enumerate("ab"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "v.npy", filled(10 * number, 10 * number + 1))
+        os.utime(tmp_path / folder / "v.npy", (1, 1))
+        assert all_windows(VideoDataset(tmp_path / folder / "v.npy", n_history=1)) == [[10 * number, 10 * number + 1]]
+
+
+def test_a_store_of_another_format_is_built_again(cache_dir):
+    VideoDataset(filled(0, 1))
+    (store,) = cache_dir.iterdir()
+    whole = store.read_bytes()
+    store.write_bytes(whole[:-1] + b"0")
+    assert all_windows(VideoDataset(filled(0, 1))) == [[0, 0, 1]]
+    assert store.read_bytes() == whole

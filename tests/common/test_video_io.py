@@ -7,6 +7,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from sb3_bcvlr.common import video_io
 from sb3_bcvlr.common.video_io import find_videos, iterate_frames, read_dones, read_video, to_rgb, write_video
 
 
@@ -259,3 +260,57 @@ def test_files_that_are_no_video_are_named(tmp_path, content, ending):
 def test_audio_alone_is_no_video(tmp_path):
     with pytest.raises(ValueError, match=r"a.mp4: it holds no video stream"):
         read_video(write_audio(tmp_path / "a.mp4"))
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_video(monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(video_io, "_read_blocks", fail)
+    with pytest.raises(MemoryError):
+        list(iterate_frames(noise(2)))
+
+
+def test_arrays_in_fortran_order_are_refused(tmp_path):
+    np.save(tmp_path / "v.npy", np.asfortranarray(noise(3)))
+    with pytest.raises(ValueError, match=r"v.npy: its array is in Fortran order; save `np.ascontiguousarray\(frames\)`"):
+        read_video(tmp_path / "v.npy")
+
+
+@pytest.mark.parametrize("wrong", [{"fps": 0}, {"fps": -1}, {"scale": 0}])
+def test_write_video_refuses_numbers_that_are_not_positive(tmp_path, wrong):
+    with pytest.raises(ValueError, match="expected all positive, scale whole"):
+        write_video(tmp_path / "v.mp4", noise(2), **wrong)
+
+
+def test_a_video_has_the_frames_per_second_asked_for(tmp_path):
+    write_video(tmp_path / "v.mp4", noise(4), fps=7.5)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        assert container.streams.video[0].average_rate == 7.5
+
+
+def test_a_tilde_is_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "v.mp4").touch()
+    assert find_videos("~/v.mp4") == find_videos("~/*.mp4") == [tmp_path / "v.mp4"]
+
+
+def test_decoded_videos_come_in_blocks_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(video_io, "BLOCK_BYTES", 3 * 16 * 16 * 3)
+    write_video(tmp_path / "v.mp4", noise(10))
+    assert [len(block) for block in iterate_frames(tmp_path / "v.mp4")] == [3, 3, 3, 1]
+
+
+def test_damage_in_the_middle_is_noticed(tmp_path):
+    data = bytearray(encode(tmp_path / "v.mp4", noise(30, 32, 32), "libx264", "yuv420p").read_bytes())
+    start = int(0.6 * len(data))
+    data[start : start + 40] = bytes(255 - byte for byte in data[start : start + 40])
+    (tmp_path / "v.mp4").write_bytes(data)
+    with pytest.raises(ValueError, match=r"v.mp4: truncated or damaged: a frame is broken"):
+        read_video(tmp_path / "v.mp4")
+
+
+def test_lossy_videos_lose_little(tmp_path):
+    frames = noise(2, 32, 32)[..., :1].repeat(3, axis=3)  # grey, since colours have half the resolution
+    write_video(tmp_path / "v.mp4", frames, lossless=False)
+    assert abs(read_video(tmp_path / "v.mp4").astype(int) - frames).mean() < 8

@@ -357,3 +357,18 @@ def test_frames_that_cannot_be_kept_at_all_are_an_error():
     space = spaces.Box(0, 255, (3, 480, 640), np.uint8)
     with pytest.warns(UserWarning, match="This machine has"), pytest.raises(ValueError, match="smaller buffer_size"):
         WindowReplayBuffer(10**9, space, ACTIONS, device="cpu")
+
+
+def test_what_follows_an_end_may_be_any_stack():
+    buffer = make_stacking_buffer()
+    buffer.add(stack([1], 0), stack([8, 9], 1), np.array([0]), np.zeros(1), np.array([True]), [{}])
+    assert buffer.size() == 1
+
+
+def test_after_a_reset_the_first_stack_is_checked_again():
+    buffer = make_stacking_buffer()
+    fill_stacks(buffer, list(range(1, 50)))
+    buffer.reset()
+    first = np.concatenate((frame(0), frame(0), frame(7)), axis=1)
+    with pytest.raises(ValueError, match="stacks of 3 frames"):
+        buffer.add(first, first, np.array([0]), np.zeros(1), np.array([True]), [{}])

@@ -235,3 +235,72 @@ def test_cameras_are_named_or_numbered_and_joined_by_a_plus():
     env = dmcontrol_env("reacher_easy", image_size=8, n_stack=1, camera="0+1")
     assert env.get_wrapper_attr("rendering_settings")["camera"] == "0+1"
     assert env.reset(seed=0)[0].shape == (3, 8, 16)
+
+
+@pytest.mark.parametrize("task", ["cheetah_run_backward", "jaco_reach_top_left"])
+def test_the_seed_fixes_the_first_episode_of_our_own_tasks(task):
+    envs = [dmcontrol_env(task, seed=3, image_size=32, n_stack=1) for _ in range(2)]
+    assert (envs[0].reset()[0] == envs[1].reset()[0]).all()
+    for env in envs:
+        env.close()
+
+
+def test_the_seed_fixes_the_episodes_of_a_vector():
+    envs = [make_dmcontrol("reacher_easy", 2, seed=seed, image_size=16, n_stack=1) for seed in (3, 3, 5)]
+    first, again, other = (env.reset() for env in envs)
+    assert (first == again).all() and (first != other).any()
+    for env in envs:
+        env.close()
+
+
+def test_a_vector_stacks_as_many_frames_as_asked():
+    env = make_dmcontrol("reacher_easy", image_size=8, n_stack=2)
+    assert env.observation_space.shape == (6, 8, 8)
+    env.close()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_fast_rendering_leaves_out_shadows_reflections_and_antialiasing(fast):
+    import mujoco
+
+    env = dmcontrol_env("reacher_easy", image_size=8, fast_rendering=fast)
+    env.reset()
+    renderer = env.get_wrapper_attr("_renderer")
+    flags = [renderer.scene.flags[flag] for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION)]
+    quality = renderer.model.vis.quality
+    assert [bool(value) for value in (*flags, quality.shadowsize, quality.offsamples)] == [not fast] * 4
+    env.close()
+
+
+def test_actions_without_bounds_are_taken_as_they_are():
+    env = dmcontrol_env("lqr_lqr_2_1", image_size=8)
+    env.reset()
+    env.step(np.full(1, 0.5, np.float32))
+    assert env.unwrapped.physics.data.ctrl[0] == 0.5
+    env.close()
+
+
+@pytest.mark.parametrize(("action_repeat", "expected"), [(1, 50), (2, 25)])
+def test_a_film_of_it_runs_at_the_speed_of_the_simulation(action_repeat, expected):
+    assert dmcontrol_env("reacher_easy", action_repeat=action_repeat).metadata["render_fps"] == expected
+
+
+def test_another_model_is_drawn_once_it_is_there():
+    envs = [dmcontrol_env(task, image_size=16, n_stack=1) for task in ("reacher_easy", "cartpole_balance")]
+    expected = [env.reset(seed=0)[0] for env in envs]
+    pictures, others = (env.env.env.env for env in envs)
+    pictures._simulation = others._simulation
+    assert (pictures.render().transpose(2, 0, 1) == expected[1]).all()
+    for env in envs:
+        env.close()
+
+
+def test_pictures_may_be_larger_than_the_models_own_buffer():
+    env = dmcontrol_env("reacher_easy", image_size=700, n_stack=1)
+    assert env.reset()[0].shape == (3, 700, 700)
+    env.close()
+
+
+def test_a_number_that_no_camera_has_is_told_the_right_ones():
+    with pytest.raises(ValueError, match="no camera 7; choose a number below 2"):
+        dmcontrol_env("reacher_easy", camera=7)

@@ -55,5 +55,6 @@ def test_what_is_no_picture_is_refused(make, space):
         make(env)
 
 
-def test_grey_frames_without_a_channel_axis():
-    assert episode(GrayscaleObservation(ActionPictureEnv()), 4).shape == (6, 4, 16, 16)
+@pytest.mark.parametrize("keep_dim", [False, True])
+def test_grey_frames_with_and_without_a_channel_axis(keep_dim):
+    assert episode(GrayscaleObservation(ActionPictureEnv(), keep_dim=keep_dim), 4).shape == (6, 4, 16, 16)

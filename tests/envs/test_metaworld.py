@@ -198,3 +198,36 @@ def test_meta_world_may_be_imported_first_and_environments_left_open():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_episode_does_not_show_what_happened_in_the_one_before():
+    env = metaworld_env("drawer-open", n_stack=1, seed=0)
+    first, _ = env.reset(seed=3)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        env.step(rng.uniform(-1, 1, 4).astype(np.float32))
+    assert (env.reset(seed=3)[0] == first).all()
+    env.close()
+
+
+def test_a_success_ends_no_episode_unless_asked(monkeypatch):
+    env = metaworld_env("reach", n_stack=1, image_size=8, seed=0)
+    env.reset()
+    monkeypatch.setattr(env.unwrapped.sawyer, "evaluate_state", lambda *_: (1.0, {"success": 1.0}))
+    *_, terminated, truncated, info = env.step(REST)
+    assert info["success"] and not terminated and not truncated
+    env.close()
+
+
+def test_a_camera_that_was_moved_is_refused_by_its_number_too():
+    number = metaworld_env("reach").unwrapped.model.camera("corner2").id
+    with pytest.raises(ValueError, match='"close" is corner2, moved'):
+        metaworld_env("reach", camera=f"close+{number}")
+
+
+def test_the_seed_fixes_the_goals_of_a_vector():
+    envs = [make_metaworld("reach", 2, seed=seed, image_size=16, n_stack=1) for seed in (3, 3, 5)]
+    first, again, other = (env.reset() for env in envs)
+    assert (first == again).all() and (first != other).any()
+    for env in envs:
+        env.close()

@@ -16,7 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_bcvlr.envs import procgen
-from sb3_bcvlr.envs.procgen import ProcgenEnv, ProcgenVecEnv, action_groups, make_procgen
+from sb3_bcvlr.envs.procgen import ProcgenEnv, ProcgenVecEnv, action_groups, make_procgen, time_limit
 from sb3_bcvlr.envs.registration import PROCGEN_GAMES
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("procgen") is None, reason="procgen-mirror is not installed")
@@ -414,3 +414,93 @@ def test_every_game_groups_15_actions_and_an_unknown_one_raises():
 def test_gymnasium_finds_the_environments_by_id(make_game):
     assert isinstance(make_game("heist").unwrapped, ProcgenEnv)
     assert gym.spec("procgen/heist-v0").kwargs == {"game": "heist"}
+
+
+def test_a_level_completed_in_the_very_last_step_is_not_truncated():
+    env = make_procgen("maze", 1, seed=0)
+    env.reset()
+    env._lengths[0] = env.time_limit
+    env._library.previous_complete[0] = 1
+    assert not env._end_episode(0, env.get_images()[0])["TimeLimit.truncated"]
+
+
+@pytest.mark.parametrize(
+    ("game", "mode", "expected"),
+    [("bigfish", "easy", 6000), ("jumper", "memory", 2000), ("jumper", "hard", 1000), ("heist", "easy", 1000)],
+)
+def test_the_games_own_limits(game, mode, expected):
+    assert time_limit(game, mode) == expected
+
+
+def test_large_seeds_are_taken_modulo_the_number_of_levels():
+    env, other = (make_procgen("coinrun", 2, seed=0) for _ in range(2))
+    env.seed(2**31 + 9)
+    other.seed(9)
+    assert np.array_equal(env.reset(), other.reset())
+
+
+def test_a_seed_counts_for_one_reset():
+    env = make_procgen("coinrun", 4, seed=0)
+    env.seed(9)
+    env.reset()
+    levels = env.level_seeds
+    env.reset()
+    assert not (env.level_seeds == levels).any()
+
+
+@pytest.mark.parametrize("touch", [lambda env: env.step(np.full(4, NO_OP)), lambda env: env.set_states(env.get_states())])
+def test_the_first_reset_draws_new_levels_if_it_has_been_played(touch):
+    env = make_procgen("coinrun", 4, seed=0)
+    levels = env.level_seeds
+    touch(env)
+    env.reset()
+    assert not (env.level_seeds == levels).any()
+
+
+def test_without_a_seed_the_levels_are_any():
+    assert len({ProcgenEnv("coinrun").reset()[1]["level_seed"] for _ in range(3)}) == 3
+    assert len({make_procgen("coinrun").level_seeds[0] for _ in range(3)}) == 3
+
+
+def test_a_seed_counts_after_an_end_too():
+    env = ProcgenEnv("fruitbot")
+    first, _ = env.reset(seed=4)
+    while not any(env.step(NO_OP)[2:4]):
+        pass
+    assert np.array_equal(env.reset(seed=4)[0], first)
+
+
+def test_hard_levels_are_not_the_easy_ones():
+    assert not np.array_equal(
+        *(make_procgen("coinrun", 4, seed=0, distribution_mode=mode).reset() for mode in ("easy", "hard"))
+    )
+
+
+def test_the_single_environment_takes_the_arguments_of_the_vector():
+    kwargs = dict(num_levels=1, start_level=40, distribution_mode="hard")
+    frame, info = ProcgenEnv("coinrun", **kwargs).reset(seed=0)
+    assert info == {"level_seed": 40}
+    assert np.array_equal(frame, make_procgen("coinrun", 1, seed=0, **kwargs).reset()[0].transpose(1, 2, 0))
+
+
+def test_the_second_reset_after_an_end_draws_another_level():
+    env = ProcgenEnv("fruitbot")
+    env.reset(seed=4)
+    while not any(env.step(NO_OP)[2:4]):
+        pass
+    levels = [env.reset()[1]["level_seed"] for _ in range(2)]
+    frames = [env.reset()[0] for _ in range(2)]
+    assert levels[0] != levels[1] and not np.array_equal(*frames)
+
+
+def test_pictures_that_are_handed_out_are_copies():
+    env = make_procgen("maze", 1, seed=0)
+    env.reset()
+    env.get_images()[0][:] = 0
+    assert env.get_images()[0].any()
+
+
+def test_a_method_is_called_once_for_all_environments():
+    env = make_procgen("maze", 3, seed=0)
+    env.count = lambda calls=[]: calls.append(1) or len(calls)
+    assert env.env_method("count") == [1, 1, 1]
