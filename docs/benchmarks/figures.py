@@ -1,0 +1,119 @@
+"""The figures of these pages, from their csv files: ``python docs/benchmarks/figures.py`` draws them anew."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from tables import minutes
+
+FOLDER = Path(__file__).parent
+VIDEOS = {
+    "fruitbot": 28.6,
+    "bigfish": 21.6,
+    "ball_in_cup_catch": 968,
+    "foraging": 12.35,
+    "reacher_hard": 969,
+    "finger_spin": 535,
+}
+RANDOM_PLAY = {"fruitbot": -3.0, "bigfish": 1.2, "ball_in_cup_catch": 38, "foraging": -2.5}
+COLORS = {  # of whole runs; all other settings are grey dots
+    "the defaults": "black",
+    "the defaults, more videos": "tab:red",
+    "pi's encoder at 32x32, 6,250 updates": "tab:purple",
+    "pi shares f": "tab:blue",
+    "dmcontrol_small": "tab:cyan",
+    "all stages": "tab:orange",
+}
+
+
+def read(name: str) -> list[dict[str, str]]:
+    with open(FOLDER / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def where(rows: list[dict[str, str]], **values: str) -> list[dict[str, str]]:
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def draw_bounds(axes: Any, task: str) -> None:
+    axes.axhline(VIDEOS[task], color="tab:green", linestyle="--", label="the videos")
+    if task in RANDOM_PLAY:
+        axes.axhline(RANDOM_PLAY[task], color="gray", linestyle=":", label="random play")
+
+
+def whole_runs() -> Figure:
+    """Returns of training episodes (lines) and of fresh ones (dots) against minutes."""
+    runs, curves = read("defaults_runs.csv"), read("defaults_curves.csv")
+    figure = Figure(figsize=(14, 6), layout="constrained")
+    for axes, task in zip(figure.subplots(1, 3), ("fruitbot", "bigfish", "ball_in_cup_catch"), strict=True):
+        draw_bounds(axes, task)
+        labels = set()
+        for run in where(runs, task=task):
+            more = run["settings"].endswith("frames of videos")
+            settings = "the defaults, more videos" if more else run["settings"]
+            is_named = settings in COLORS
+            style = dict(color=COLORS[settings], zorder=3) if is_named else dict(color="lightgray")
+            label = settings if is_named else "other settings"
+            value = float(run["return"]), float(run["stderr"])
+            axes.errorbar(minutes(run), *value, fmt="o", label=None if label in labels else label, **style)
+            labels.add(label)
+            if is_named:
+                curve = where(curves, task=task, run=run["settings"], seed=run["seed"])
+                scale = minutes(run) / float(curve[-1]["seconds"])  # of the clock, where the core was shared
+                points = [(scale * float(point["seconds"]), float(point["return"])) for point in curve]
+                axes.plot(*zip(*points, strict=True), color=COLORS[settings], alpha=0.35, linewidth=1)
+        axes.set(title=task, xlabel="minutes on one core, pre-training included", ylabel="return")
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
+    return figure
+
+
+def return_against_seconds() -> Figure:
+    rows = read("speed_returns.csv")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_bounds(left, "foraging")
+    for axes, tasks, unit in ((left, ("foraging",), 1), (right, ("drawer-open", "reach"), 60)):
+        for color, (task, run) in zip(
+            ("tab:orange", "tab:blue"), dict.fromkeys((r["task"], r["run"]) for r in rows if r["task"] in tasks), strict=True
+        ):
+            for seed in dict.fromkeys(row["seed"] for row in where(rows, task=task, run=run)):
+                curve = where(rows, task=task, run=run, seed=seed)
+                label = (run if task == "foraging" else task) if seed == "0" else None
+                axes.plot(
+                    [float(r["seconds"]) / unit for r in curve],
+                    [float(r["return"]) for r in curve],
+                    ".-",
+                    color=color,
+                    label=label,
+                )
+        axes.legend()
+    left.set(
+        title="Foraging (the quickstart), one core",
+        xlabel="seconds, pre-training included",
+        ylabel="return of training episodes",
+    )
+    right.set(title="Meta-World, metaworld_small, one core", xlabel="minutes, pre-training included")
+    return figure
+
+
+def dmcontrol_paper() -> Figure:
+    rows = read("dmcontrol_paper_curves.csv")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    for axes, task in zip(figure.subplots(1, 2), ("reacher_hard", "finger_spin"), strict=True):
+        draw_bounds(axes, task)
+        for settings in dict.fromkeys(row["settings"] for row in where(rows, task=task)):
+            curve = where(rows, task=task, settings=settings)
+            axes.plot([int(r["frames"]) / 1000 for r in curve], [float(r["return"]) for r in curve], ".-", label=settings)
+        axes.set(title=task, xlabel="1,000 frames", ylabel="return of 10 episodes", ylim=(0, None))
+        axes.legend(fontsize=7)
+    return figure
+
+
+if __name__ == "__main__":
+    for name, figure in {
+        "defaults_runs": whole_runs(),
+        "speed_returns": return_against_seconds(),
+        "dmcontrol_paper": dmcontrol_paper(),
+    }.items():
+        figure.savefig(FOLDER / f"{name}.png", dpi=100)
