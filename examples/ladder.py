@@ -303,7 +303,7 @@ def main() -> None:
             every = -(-args.eval_every // args.n_envs)
             judge = EvalCallback(eval_env, n_eval_episodes=10, eval_freq=every, log_path=str(args.out))  # never, if 0
             model.learn(args.steps, callback=[curve, judge], progress_bar=True)
-            n_updates = model.imitation_steps * (n_rollouts - model.learning_starts // rollout_steps)
+            n_updates = model.imitation_steps * max(0, n_rollouts - model.learning_starts // rollout_steps)
             points = [dict(zip(curve.columns, point, strict=True)) for point in curve.points]
             write_csv(args.out / f"{task}_curve.csv", points)
         seconds = time.perf_counter() - start
