@@ -352,7 +352,8 @@ class ProcgenVecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.min() < 0 or actions.max() >= len(ACTION_NAMES):
+        are_whole = np.issubdtype(actions.dtype, np.integer) and actions.shape == (self.num_envs,)
+        if not are_whole or actions.min() < 0 or actions.max() >= len(ACTION_NAMES):
             raise ValueError(f"Expected {self.num_envs} actions from 0 to {len(ACTION_NAMES) - 1}, got {actions}")
         self._untouched = False
         self._library.act(actions)

@@ -213,7 +213,7 @@ def test_a_negative_number_of_threads_raises():
         ProcgenVecEnv("bigfish", 1, seed=0, num_threads=-1)
 
 
-@pytest.mark.parametrize("actions", [[NO_OP], [-1, 0], [0, 15]])
+@pytest.mark.parametrize("actions", [[NO_OP], [-1, 0], [0, 15], [1.5, 0.0]])
 def test_wrong_actions_raise(actions):
     env = make_procgen("bigfish", 2, seed=0)
     with pytest.raises(ValueError, match="Expected 2 actions from 0 to 14"):
