@@ -1,13 +1,10 @@
 """The figures of these pages, from their csv files: ``python docs/benchmarks/figures.py`` draws them anew."""
 
-import csv
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from tables import minutes
+from tables import FOLDER, minutes, read
 
-FOLDER = Path(__file__).parent
 VIDEOS = {
     "fruitbot": 28.6,
     "bigfish": 21.6,
@@ -25,11 +22,6 @@ COLORS = {  # of whole runs; all other settings are grey dots
     "dmcontrol_small": "tab:cyan",
     "all stages": "tab:orange",
 }
-
-
-def read(name: str) -> list[dict[str, str]]:
-    with open(FOLDER / name, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def where(rows: list[dict[str, str]], **values: str) -> list[dict[str, str]]:

@@ -11,6 +11,12 @@ PRESETS = "the defaults", "dmcontrol_small"
 HEADER = "task", "settings", "return of each seed", "mean, of the videos'", "p + d reads", "pi + d reads", "minutes"
 
 
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of a csv of this folder."""
+    with open(FOLDER / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def minutes(run: dict[str, str]) -> float:
     """Of CPU time where other programs shared the core, else by the clock."""
     return float(run["cpu_seconds"] or float(run["seconds_pretraining"]) + float(run["seconds_online"])) / 60
@@ -18,8 +24,7 @@ def minutes(run: dict[str, str]) -> float:
 
 def whole_runs() -> str:
     """A row for each task and settings, the best mean return of a task first."""
-    with open(FOLDER / "defaults_runs.csv", newline="") as file:
-        runs = sorted(csv.DictReader(file), key=lambda run: (run["task"], run["settings"], run["seed"]))
+    runs = sorted(read("defaults_runs.csv"), key=lambda run: (run["task"], run["settings"], run["seed"]))
     rows = []
     for (task, settings), group in groupby(runs, key=lambda run: (run["task"], run["settings"])):
         seeds = list(group)

@@ -565,13 +565,17 @@ class BCVLR(VideoImitationAlgorithm):
             raise ValueError(f"{name} has observations of {observations.dtype}, expected uint8 from 0 to 255.")
         if observations.ndim == 1 + len(self.observation_space.shape):
             observations = maybe_transpose(observations, self.observation_space)
-        expected = (len(actions) + 1, *self.observation_space.shape), (len(actions), *self.action_space.shape)
-        if len(actions) == 0 or observations.shape != expected[0] or actions.size != math.prod(expected[1]):
+        n_actions = len(actions)
+        observations_shape, actions_shape = (n_actions + 1, *self.observation_space.shape), (
+            n_actions,
+            *self.action_space.shape,
+        )
+        if n_actions == 0 or observations.shape != observations_shape or actions.size != math.prod(actions_shape):
             raise ValueError(
                 f"{name} has observations of shape {observations.shape} and actions of shape {actions.shape}, expected "
-                f"{expected[0]} and {expected[1]}: at least one action, and one observation more than actions."
+                f"{observations_shape} and {actions_shape}: at least one action, and one observation more than actions."
             )
-        given = actions.reshape(expected[1])
+        given = actions.reshape(actions_shape)
         actions = given.astype(self.action_space.dtype)
         is_cut = self.policy.is_discrete and (actions != given).any()  # 1.7 is no action
         if is_cut or not all(map(self.action_space.contains, actions)):

@@ -7,6 +7,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -153,8 +154,8 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             raise ValueError(f'train_freq is {given!r}, expected a number of steps from 1 on, or (number, "episode").')
         if unit == "episode" and self.n_envs > 1:
             raise ValueError(
-                f"train_freq is {self.train_freq}, and there are {self.n_envs} environments, whose episodes do not end "
-                "together: count steps."
+                f"train_freq is {given}, and there are {self.n_envs} environments, whose episodes do not end together: count "
+                "steps."
             )
 
     def _check_wrappers(self, env: Any) -> None:
@@ -227,8 +228,6 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                     f"The videos are cut with {name}={getattr(self.videos, name)}, the model expects {name}={value}: "
                     f"pass VideoDataset(..., {name}={value})."
                 )
-        if self.seed is not None:
-            self.videos.seed(self.seed)
         self.videos.to(self.device)
 
     def _check_grey(self) -> None:
@@ -309,7 +308,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """SB3's, but written beside and then renamed: what fails leaves the file that was there."""
-        self._write_beside(path, ".zip", lambda file: super(VideoImitationAlgorithm, self).save(file, exclude, include))
+        self._write_beside(path, ".zip", partial(super().save, exclude=exclude, include=include))
 
     def save_replay_buffer(self, path: Any) -> None:
         """SB3's, written beside likewise."""
