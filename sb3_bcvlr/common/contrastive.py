@@ -77,7 +77,7 @@ class InfoNCE(FeatureLoss):
         self.scale = scale = max(scales)  # 1 where f keeps the resolution, as in the paper
         self.reconstruction = nn.Sequential(
             nn.Conv2d(encoder.feature_shape[0], n_channels * scale**2, 3, padding=1),
-            nn.PixelShuffle(scale) if scale > 1 else nn.Identity(),
+            *([nn.PixelShuffle(scale)] if scale > 1 else []),
             ResidualBlock(n_channels, n_channels),
             ResidualBlock(n_channels, n_channels),
         )

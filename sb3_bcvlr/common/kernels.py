@@ -1,37 +1,33 @@
 """
-A GPU kernel of our own, in Triton, which PyTorch brings along for GPUs: a 3x3 convolution of few channels and what follows it.
+GPU kernels of our own, in Triton, which PyTorch brings along for GPUs: 3x3 convolutions of few channels with what follows them,
+and the gradients of their weights.
 
 A GPU multiplies 16 channels about as fast as it reads and writes the maps, and each bias, ReLU or sum that follows is one more
 pass over them. PyTorch and cuDNN join none of these with a convolution (docs/benchmarks/speed.md).
+
+A kernel handles two neighbours of a row as one: in each of three rows they meet four pixels, and what they become is a product
+with a matrix that holds each weight twice, once for either, and 0 where a pixel is no neighbour of the other.
 """
 
 import importlib.util
 from typing import Any
 
 import torch as th
-from torch.nn.grad import conv2d_weight
+from torch.nn import functional as F
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # not with every PyTorch
-N_PIXELS = 4  # of a row, which the kernel handles as one
-N_BLOCKS, N_WARPS = 128, 8  # of so many pixels, which a program handles, and by how many warps
+MAX_CHANNELS = 24  # with more, cuDNN is as fast
+# How many pairs of pixels a program takes at a time, how many warps it has, and how many programs share the weights' gradient.
+CONVOLUTION = {"n_pairs": 128, "num_warps": 4}
+WEIGHT_GRADIENT = {"n_programs": 264, "n_pairs": 64, "num_warps": 4, "num_stages": 3}
 
 
-def fold(maps: th.Tensor, n: int) -> th.Tensor:
-    """(B, H, W, C) to (B, n * C, H, W / n), one pixel of a row after the other: a view."""
-    return maps.unflatten(2, (-1, n)).flatten(3).permute(0, 3, 1, 2)
+def _padded(n_channels: int) -> int:
+    """Triton's ranges are powers of two."""
+    return 1 << (n_channels - 1).bit_length()
 
 
-def fold_taps(n: int, device: th.device | None = None) -> th.Tensor:
-    """
-    What a row of a 3x3 convolution becomes between pixels that hold n.
-
-    :return: (3, n, n, 3), whether it is this tap: tap, pixel of the output, pixel of the input, its place: before, here, after
-    """
-    tap, place, pixel = (th.arange(size, device=device) for size in (3, 3, n))
-    return pixel[:, None] + n * (place - 1) == pixel[:, None, None] + tap[:, None, None, None] - 1
-
-
-def _launch(
+def _convolve(
     x: th.Tensor,
     weight: th.Tensor,
     bias: th.Tensor | None = None,
@@ -43,33 +39,87 @@ def _launch(
     """
     output = x * weight + bias, or 0 of it where not mask > 0, + residual; rectified = ReLU(output).
 
-    :param x: (B, H, W, C) contiguous, as all maps
-    :param weight: of ``_block_weight``
+    :param x: (B, H, W, C_in); the other maps (B, H, W, C_out), all contiguous
+    :param weight: of ``_pair_weight``
     """
     from sb3_bcvlr.common.triton_convolution import convolve
 
     given = (x, weight, bias, mask, residual, output, rectified)
     assert all(tensor is None or tensor.is_contiguous() for tensor in given)
-    n_samples, height, width, n_channels = x.shape
-    n_blocks = n_samples * height * width // N_PIXELS
-    maps = [x if map_ is None else map_ for map_ in (mask, residual, output, rectified)]
-    convolve[(-(-n_blocks // N_BLOCKS),)](
-        x,
-        weight,
-        x if bias is None else bias,
-        *maps,
-        n_blocks,
-        height,
-        width,
-        n_channels,
-        N_PIXELS,
+    n_pairs = x[..., 0].numel() // 2
+    n_output = next(maps.shape[3] for maps in (output, rectified) if maps is not None)
+    convolve[(-(-n_pairs // CONVOLUTION["n_pairs"]),)](
+        *(x if tensor is None else tensor for tensor in given),
+        n_pairs,
+        *x.shape[1:],
+        _padded(x.shape[3]),
+        n_output,
+        _padded(n_output),
         bias is not None,
+        mask is not None,
         residual is not None,
         output is not None,
         rectified is not None,
-        N_BLOCKS,
-        num_warps=N_WARPS,
+        CONVOLUTION["n_pairs"],
+        num_warps=CONVOLUTION["num_warps"],
     )
+
+
+@th.library.custom_op("sb3_bcvlr::convolution", mutates_args=())
+def _convolution(x: th.Tensor, weight: th.Tensor, bias: th.Tensor, with_relu: bool) -> tuple[th.Tensor, th.Tensor]:
+    """A convolution and its ReLU, which is empty where nobody asks for it."""
+    outputs = _convolution_outputs(x, weight, bias, with_relu)
+    _convolve(x, weight, bias, output=outputs[0], rectified=outputs[1] if with_relu else None)
+    return outputs
+
+
+@_convolution.register_fake
+def _convolution_outputs(x: th.Tensor, weight: th.Tensor, bias: th.Tensor, with_relu: bool) -> tuple[th.Tensor, th.Tensor]:
+    output = x.new_empty(*x.shape[:3], len(bias))
+    return output, th.empty_like(output) if with_relu else x.new_empty(0)
+
+
+@th.library.custom_op("sb3_bcvlr::convolution_backward", mutates_args=())
+def _convolution_backward(
+    gradient: th.Tensor, x: th.Tensor, transposed: th.Tensor, of_x: bool
+) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """From the output's gradient that of x, where ``of_x``, and ``_weight_gradient``."""
+    x_gradient, *parts = _convolution_gradients(gradient, x, transposed, of_x)
+    if of_x:
+        _convolve(gradient, transposed, output=x_gradient)
+    _weight_gradient(x, gradient, *parts)
+    return x_gradient, *parts
+
+
+@_convolution_backward.register_fake
+def _convolution_gradients(
+    gradient: th.Tensor, x: th.Tensor, transposed: th.Tensor, of_x: bool
+) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    return th.empty_like(x) if of_x else x.new_empty(0), *_gradient_parts(x, gradient)
+
+
+class NarrowConvolution(th.autograd.Function):
+    """
+    A 3x3 convolution of few channels with a stride and a padding of 1, on maps (B, H, W, C), and its ReLU:
+
+        output, rectified = NarrowConvolution.apply(x, weight, bias, with_relu)
+
+    where no gradient goes through ``rectified``, which is empty without ``with_relu``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, bias: th.Tensor, with_relu: bool) -> tuple[th.Tensor, th.Tensor]:
+        output, rectified = _convolution(x, _pair_weight(weight).to(x.dtype), bias, with_relu)
+        ctx.save_for_backward(x, weight)
+        ctx.mark_non_differentiable(rectified)
+        return output, rectified
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x = ctx.needs_input_grad[0]
+        x_gradient, *parts = _convolution_backward(gradients[0].contiguous(), x, _transposed(weight, x.dtype), of_x)
+        return x_gradient if of_x else None, *_sum_parts(*parts, weight.shape), None
 
 
 @th.library.custom_op("sb3_bcvlr::residual_block", mutates_args=())
@@ -80,51 +130,54 @@ def _residual_block(
     bias1: th.Tensor,
     weight2: th.Tensor,
     bias2: th.Tensor,
-    is_last: bool,
+    with_relu: bool,
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """x + conv(ReLU(conv(ReLU(x)))) from x and ReLU(x), its ReLU unless it is the last, and ReLU(conv(ReLU(x)))."""
-    output, hidden = th.empty_like(x), th.empty_like(x)
-    output_rectified = x.new_empty(0) if is_last else th.empty_like(x)
-    _launch(rectified, weight1, bias1, rectified=hidden)
-    _launch(hidden, weight2, bias2, residual=x, output=output, rectified=None if is_last else output_rectified)
+    """x + conv(ReLU(conv(ReLU(x)))) from x and ReLU(x), its ReLU, empty where nobody asks for it, and ReLU(conv(ReLU(x)))."""
+    output, output_rectified, hidden = _block_outputs(x, rectified, weight1, bias1, weight2, bias2, with_relu)
+    _convolve(rectified, weight1, bias1, rectified=hidden)
+    _convolve(hidden, weight2, bias2, residual=x, output=output, rectified=output_rectified if with_relu else None)
     return output, output_rectified, hidden
 
 
 @_residual_block.register_fake
-def _(x: th.Tensor, *arguments: Any) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    return th.empty_like(x), x.new_empty(0) if arguments[-1] else th.empty_like(x), th.empty_like(x)
+def _block_outputs(x: th.Tensor, rectified: th.Tensor, weight1: th.Tensor, bias1: th.Tensor, *rest: Any) -> Any:
+    return th.empty_like(x), th.empty_like(x) if rest[-1] else x.new_empty(0), x.new_empty(*x.shape[:3], len(bias1))
 
 
 @th.library.custom_op("sb3_bcvlr::residual_block_backward", mutates_args=())
 def _residual_block_backward(
-    gradient: th.Tensor, rectified: th.Tensor, hidden: th.Tensor, weight1: th.Tensor, weight2: th.Tensor
-) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
-    """From the output's gradient those of x and of conv(ReLU(x)), and those of both weights, which cuDNN finds for blocks."""
-    x_gradient, hidden_gradient = th.empty_like(gradient), th.empty_like(gradient)
-    _launch(gradient, weight2, mask=hidden, output=hidden_gradient)
-    _launch(hidden_gradient, weight1, mask=rectified, residual=gradient, output=x_gradient)
-    n_channels = N_PIXELS * gradient.shape[3]
-    wide1, wide2 = (
-        conv2d_weight(fold(x, N_PIXELS), (n_channels, n_channels, 3, 3), fold(of_output, N_PIXELS), padding=1)
-        for x, of_output in ((rectified, hidden_gradient), (hidden, gradient))
-    )
-    return x_gradient, hidden_gradient, wide1.contiguous(), wide2.contiguous()
+    gradient: th.Tensor,
+    rectified: th.Tensor,
+    hidden: th.Tensor,
+    transposed1: th.Tensor,
+    transposed2: th.Tensor,
+    of_weights: bool,
+) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+    """From the output's gradient that of x, and ``_weight_gradient`` of both convolutions where ``of_weights``."""
+    x_gradient, *parts = _block_gradients(gradient, rectified, hidden, transposed1, transposed2, of_weights)
+    hidden_gradient = th.empty_like(hidden)
+    _convolve(gradient, transposed2, mask=hidden, output=hidden_gradient)
+    _convolve(hidden_gradient, transposed1, mask=rectified, residual=gradient, output=x_gradient)
+    if of_weights:
+        _weight_gradient(rectified, hidden_gradient, *parts[:2])
+        _weight_gradient(hidden, gradient, *parts[2:])
+    return x_gradient, *parts
 
 
 @_residual_block_backward.register_fake
-def _(gradient: th.Tensor, *_: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
-    n_channels = N_PIXELS * gradient.shape[3]
-    wide1, wide2 = (gradient.new_empty(n_channels, n_channels, 3, 3) for _ in range(2))
-    return th.empty_like(gradient), th.empty_like(gradient), wide1, wide2
+def _block_gradients(gradient: th.Tensor, rectified: th.Tensor, hidden: th.Tensor, *rest: Any) -> Any:
+    if not rest[-1]:
+        return th.empty_like(gradient), *(gradient.new_empty(0) for _ in range(4))
+    return th.empty_like(gradient), *_gradient_parts(rectified, hidden), *_gradient_parts(hidden, gradient)
 
 
 class NarrowResidualBlock(th.autograd.Function):
     """
-    ``networks.ResidualBlock`` with as many channels inside, on maps (B, H, W, C), by the kernel of this module:
+    ``networks.ResidualBlock`` of few channels, on maps (B, H, W, C), by the kernels of this module:
 
-        x, rectified = NarrowResidualBlock.apply(x, rectified, conv1.weight, conv1.bias, conv2.weight, conv2.bias, is_last)
+        x, rectified = NarrowResidualBlock.apply(x, rectified, weight1, bias1, weight2, bias2, with_relu)
 
-    where ``rectified`` is ReLU(x), through which no gradient goes, before the block and after it; empty after the last.
+    where ``rectified`` is ReLU(x), through which no gradient goes, before the block and after it; empty without ``with_relu``.
     """
 
     @staticmethod
@@ -136,51 +189,99 @@ class NarrowResidualBlock(th.autograd.Function):
         bias1: th.Tensor,
         weight2: th.Tensor,
         bias2: th.Tensor,
-        is_last: bool,
+        with_relu: bool,
     ) -> tuple[th.Tensor, th.Tensor]:
-        block_weight1, block_weight2 = (_block_weight(weight).to(x.dtype) for weight in (weight1, weight2))
-        output, output_rectified, hidden = _residual_block(x, rectified, block_weight1, bias1, block_weight2, bias2, is_last)
+        pair_weight1, pair_weight2 = (_pair_weight(weight).to(x.dtype) for weight in (weight1, weight2))
+        output, output_rectified, hidden = _residual_block(x, rectified, pair_weight1, bias1, pair_weight2, bias2, with_relu)
         ctx.save_for_backward(rectified, hidden, weight1, weight2)
         ctx.mark_non_differentiable(output_rectified)
         return output, output_rectified
 
     @staticmethod
     def backward(ctx: Any, *gradients: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        rectified, hidden, *weights = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
-        transposed = (_block_weight(weight.flip(2, 3).transpose(0, 1)).to(gradient.dtype) for weight in weights)
-        x_gradient, hidden_gradient, *wide = _residual_block_backward(gradient, rectified, hidden, *transposed)
-        weight1, weight2 = (_narrow_weight(weight.float()) for weight in wide)
-        bias1, bias2 = (of_output.sum((0, 1, 2), dtype=th.float32) for of_output in (hidden_gradient, gradient))
-        return x_gradient, None, weight1, bias1, weight2, bias2, None
+        rectified, hidden, weight1, weight2 = ctx.saved_tensors
+        transposed = (_transposed(weight, rectified.dtype) for weight in (weight1, weight2))
+        of_weights = any(ctx.needs_input_grad[2:6])  # not of a frozen network's
+        x_gradient, *parts = _residual_block_backward(gradients[0].contiguous(), rectified, hidden, *transposed, of_weights)
+        if not of_weights:
+            return x_gradient, None, None, None, None, None, None
+        return x_gradient, None, *_sum_parts(*parts[:2], weight1.shape), *_sum_parts(*parts[2:], weight2.shape), None
 
 
-def _block_weight(weight: th.Tensor) -> th.Tensor:
+def _weight_gradient(x: th.Tensor, gradient: th.Tensor, weight_parts: th.Tensor, bias_parts: th.Tensor) -> None:
+    """
+    What each program adds to the gradients of weight and bias.
+
+    :param x: (B, H, W, C_in), which was convolved
+    :param gradient: (B, H, W, C_out), of what it became
+    :param weight_parts: of ``_gradient_parts``, written to, as ``bias_parts``
+    """
+    from sb3_bcvlr.common.triton_convolution import weight_gradient
+
+    assert x.is_contiguous() and gradient.is_contiguous()
+    weight_gradient[(len(weight_parts),)](
+        x,
+        gradient,
+        weight_parts,
+        bias_parts,
+        x[..., 0].numel() // 2,
+        *x.shape[1:],
+        _padded(x.shape[3]),
+        gradient.shape[3],
+        _padded(gradient.shape[3]),
+        WEIGHT_GRADIENT["n_pairs"],
+        WEIGHT_GRADIENT["num_stages"],
+        num_warps=WEIGHT_GRADIENT["num_warps"],
+    )
+
+
+def _gradient_parts(x: th.Tensor, gradient: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """(programs, 3, 4, P_in, 2, P_out) and (programs, 2, P_out), not yet written."""
+    n_programs, n_input, n_output = WEIGHT_GRADIENT["n_programs"], _padded(x.shape[3]), _padded(gradient.shape[3])
+    weight_parts = x.new_empty(n_programs, 3, 4, n_input, 2, n_output, dtype=th.float32)
+    return weight_parts, x.new_empty(n_programs, 2, n_output, dtype=th.float32)
+
+
+def _sum_parts(weight_parts: th.Tensor, bias_parts: th.Tensor, shape: th.Size) -> tuple[th.Tensor, th.Tensor]:
+    """The gradients of a weight of ``shape`` (C_out, C_in, 3, 3) and of its bias (C_out,)."""
+    n_output, n_input = shape[:2]
+    weight = weight_parts.sum(0)[:, :, :n_input, :, :n_output]
+    taps = weight[:, :3, :, 0] + weight[:, 1:, :, 1]  # (3, 3, C_in, C_out): the second pixel's neighbours are one further
+    return taps.permute(3, 2, 0, 1), bias_parts.sum((0, 1))[:n_output]
+
+
+def _pair_weight(weight: th.Tensor) -> th.Tensor:
     """
     The weights of a convolution as the kernel wants them.
 
     :param weight: (C_out, C_in, 3, 3)
-    :return: (3 * (N_PIXELS + 2) * C_in, N_PIXELS * C_out): from three rows of a block's pixels and their neighbours to it
+    :return: (3, 4, P_in, 2, P_out): from three rows of a pair and the pixels before and after it, to the pair; channels that
+        are missing to a power of two are 0
     """
-    tap, to_pixel, from_pixel = (th.arange(n, device=weight.device) for n in (3, N_PIXELS, N_PIXELS + 2))
-    is_tap = from_pixel == to_pixel[:, None] + tap[:, None, None]  # the first is the one before the block
-    placed = (weight[..., None, None] * is_tap).sum(3)  # (C_out, C_in, 3, N_PIXELS, N_PIXELS + 2)
-    return placed.permute(2, 4, 1, 3, 0).flatten(0, 2).flatten(1)
+    tap, to_pixel, from_pixel = (th.arange(n, device=weight.device) for n in (3, 2, 4))
+    is_tap = from_pixel == to_pixel[:, None] + tap[:, None, None]  # the first is the one before the pair
+    placed = (weight[..., None, None] * is_tap).sum(3).permute(2, 4, 1, 3, 0)  # (3, 4, C_in, 2, C_out)
+    n_output, n_input = weight.shape[:2]
+    return F.pad(placed, (0, _padded(n_output) - n_output, 0, 0, 0, _padded(n_input) - n_input)).contiguous()
 
 
-def _narrow_weight(wide: th.Tensor) -> th.Tensor:
+def _transposed(weight: th.Tensor, dtype: th.dtype) -> th.Tensor:
+    """That of the convolution which makes the input's gradient of the output's."""
+    return _pair_weight(weight.flip(2, 3).transpose(0, 1)).to(dtype)
+
+
+def working_dtype(x: th.Tensor) -> th.dtype:
+    """In which a convolution of x works, as PyTorch's own do under autocast."""
+    device = x.device.type
+    return th.get_autocast_dtype(device) if th.is_autocast_enabled(device) else x.dtype
+
+
+def suits(x: th.Tensor, n_channels: int) -> bool:
     """
-    The gradient of a convolution's weight, from that of the same convolution between blocks.
-
-    :param wide: (N_PIXELS * C_out, N_PIXELS * C_in, 3, 3)
-    :return: (C_out, C_in, 3, 3)
+    Whether the kernels take maps x (B, C, H, W) to convolve them to at most so many channels: few, bfloat16, a GPU, and
+    compiled code, which needs Triton anyway.
     """
-    parts = wide.unflatten(1, (N_PIXELS, -1)).unflatten(0, (N_PIXELS, -1)).permute(1, 3, 4, 0, 2, 5)
-    return (parts.unsqueeze(3) * fold_taps(N_PIXELS, wide.device)).sum((4, 5, 6))
-
-
-def suits(x: th.Tensor) -> bool:
-    """Whether the kernel takes x (B, H, W, C): few channels, bfloat16, a GPU, and compiled code, which needs Triton anyway."""
-    is_narrow = x.shape[3] in (8, 16) and x.shape[2] % N_PIXELS == 0
-    can_run = HAS_TRITON and x.is_cuda and th.compiler.is_compiling()
-    return can_run and is_narrow and x.dtype == th.bfloat16 and x.numel() < 2**31  # which its integers hold
+    n_samples, n_input, height, width = x.shape
+    is_narrow = max(n_input, n_channels) <= MAX_CHANNELS and width % 2 == 0
+    can_count = n_samples * height * width * MAX_CHANNELS < 2**31  # in integers of 32 bits
+    return HAS_TRITON and x.is_cuda and th.compiler.is_compiling() and is_narrow and can_count and working_dtype(x) == th.bfloat16

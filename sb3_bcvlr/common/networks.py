@@ -32,7 +32,8 @@ class ResidualBlock(nn.Module):
 
 class FoldedConvolutions(nn.Module):
     """
-    Does what ``layers`` of few channels do, with n neighbours of a row folded into channels, of which a GPU likes many.
+    Does what ``layers`` of few channels do, with n neighbours of a row folded into channels, of which a GPU likes many; in
+    compiled code by kernels of our own.
 
     Most of the wider weights are 0, but tensor cores that multiply 16 channels idle longer than that takes
     (docs/benchmarks/speed.md). Channels last in memory, folding moves nothing.
@@ -45,19 +46,22 @@ class FoldedConvolutions(nn.Module):
     def __init__(self, n: int):
         super().__init__()
         self.n = n
-        self.register_buffer("taps", kernels.fold_taps(n).float().flatten(1), persistent=False)
+        self.register_buffer("taps", fold_taps(n).float().flatten(1), persistent=False)
 
     def suits(self, x: th.Tensor) -> bool:
         """Whether x (B, C, H, W) lies on a GPU and its rows divide into pixels of n."""
         return is_on_gpu(x) and not x.shape[3] % self.n
 
-    def forward(self, layers: Iterable[nn.Module], x: th.Tensor) -> th.Tensor:
+    def forward(self, layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
         """
         :param layers: 3x3 convolutions of stride 1 and padding 1, ``ResidualBlock`` of them, and what works on single numbers
         :param x: (B, C, H, W), W a multiple of ``n``
         :return: ``layers(x)``, channels last in memory
         """
-        x = kernels.fold(x.permute(0, 2, 3, 1), self.n)
+        widths = [max(layer.weight.shape[:2]) for part in layers for layer in part.modules() if isinstance(layer, nn.Conv2d)]
+        if kernels.suits(x, max(widths, default=x.shape[1])):
+            return convolve_narrow(layers, x)
+        x = x.permute(0, 2, 3, 1).unflatten(2, (-1, self.n)).flatten(3).permute(0, 3, 1, 2)  # pixels of n
         for layer in layers:
             if isinstance(layer, ResidualBlock):
                 x = x + self._convolve(layer.conv2, F.relu(self._convolve(layer.conv1, F.relu(x))))
@@ -77,6 +81,45 @@ class FoldedConvolutions(nn.Module):
         if n_missing := -folded.shape[1] % TENSOR_CORE_CHANNELS:
             folded, weight = F.pad(folded, (0, 0, 0, 0, 0, n_missing)), F.pad(weight, (0, n_missing))
         return F.conv2d(folded, weight.permute(0, 3, 1, 2), convolution.bias.repeat(self.n), padding=1)
+
+
+def convolve_narrow(layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
+    """``FoldedConvolutions.forward`` by kernels of our own, which want a multiple of 4 channels: those that are missing are 0."""
+
+    def fill_up(tensor: th.Tensor, *n_channels: int) -> th.Tensor:
+        """The last dimensions' channels; to fill up none would copy them all."""
+        missing = [padding for n in reversed(n_channels) for padding in (0, -n % 4)]
+        return F.pad(tensor, missing) if any(missing) else tensor
+
+    def parameters(convolution: nn.Conv2d) -> tuple[th.Tensor, th.Tensor]:
+        weight, bias = convolution.weight, convolution.bias
+        assert bias is not None
+        return fill_up(weight.permute(2, 3, 0, 1), *weight.shape[:2]).permute(2, 3, 0, 1), fill_up(bias, len(bias))
+
+    n_channels, rectified = x.shape[1], None
+    maps = fill_up(x.to(kernels.working_dtype(x)).permute(0, 2, 3, 1), n_channels).contiguous()
+    for layer, following in zip(layers, (*layers[1:], None), strict=True):
+        with_relu = isinstance(following, ResidualBlock)  # which begins with it
+        if isinstance(layer, ResidualBlock):
+            rectified = F.relu(maps).detach() if rectified is None else rectified
+            block = *parameters(layer.conv1), *parameters(layer.conv2)
+            maps, rectified = kernels.NarrowResidualBlock.apply(maps, rectified, *block, with_relu)
+        elif isinstance(layer, nn.Conv2d):
+            n_channels = layer.out_channels
+            maps, rectified = kernels.NarrowConvolution.apply(maps, *parameters(layer), with_relu)
+        else:
+            maps, rectified = layer(maps), None
+    return maps[..., :n_channels].permute(0, 3, 1, 2)
+
+
+def fold_taps(n: int) -> th.Tensor:
+    """
+    What a row of a 3x3 convolution becomes between pixels that hold n.
+
+    :return: (3, n, n, 3), whether it is this tap: tap, pixel of the output, pixel of the input, its place: before, here, after
+    """
+    tap, place, pixel = (th.arange(size) for size in (3, 3, n))
+    return pixel[:, None] + n * (place - 1) == pixel[:, None, None] + tap[:, None, None, None] - 1
 
 
 class Encoder(nn.Module):
@@ -118,23 +161,13 @@ class Encoder(nn.Module):
         with th.no_grad():
             self.feature_shape = tuple(self.net(th.zeros(1, *observation_shape)).shape[1:])
 
-        self.first_block, self.n_residual_blocks = 2 * len(channels) - 1, n_residual_blocks
         is_narrow = set(strides) == {1} and max(channels) <= 16
         self.folded = FoldedConvolutions(4) if is_narrow else None
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """(B, C, H, W) in [-0.5, 0.5] to (B, *feature_shape)."""
-        if self.folded is None or not self.folded.suits(observations):
-            return self.net(observations)
-        first, after = self.first_block, self.first_block + self.n_residual_blocks
-        maps = self.folded(self.net[:first], observations).permute(0, 2, 3, 1)
-        if not kernels.suits(maps):
-            return self.folded(self.net[first:], maps.permute(0, 3, 1, 2))
-        rectified = F.relu(maps).detach()
-        for index in range(first, after):
-            parameters = self.net[index].parameters()  # of its two convolutions, weight before bias
-            maps, rectified = kernels.NarrowResidualBlock.apply(maps, rectified, *parameters, index + 1 == after)
-        return self.net[after:](maps.permute(0, 3, 1, 2))
+        can_fold = self.folded is not None and self.folded.suits(observations)
+        return self.folded(self.net, observations) if can_fold else self.net(observations)
 
 
 class ImpalaCNN(nn.Module):

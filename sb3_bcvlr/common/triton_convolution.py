@@ -1,7 +1,38 @@
-"""The kernel of ``kernels.py``, imported when it is launched: Triton crashes where OSMesa was loaded before, by its LLVM."""
+"""The kernels of ``kernels.py``, imported when one is launched: Triton crashes where OSMesa was loaded before, by its LLVM."""
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def load_windows(
+    x,
+    pair,
+    y: tl.constexpr,
+    n_pairs,
+    height: tl.constexpr,
+    width: tl.constexpr,
+    n_channels: tl.constexpr,
+    n_padded: tl.constexpr,
+):
+    """(pairs, 4 * n_padded): of row y - 1 the two pixels of each pair and their neighbours."""
+    number = tl.arange(0, 4 * n_padded)
+    channel = number % n_padded
+    row = pair * 2 // width % height + y - 1
+    column = (pair * 2 % width - 1)[:, None] + (number // n_padded)[None, :]
+    is_inside = ((pair < n_pairs) & (row >= 0) & (row < height))[:, None] & (column >= 0) & (column < width)
+    first = (pair * 2 + (y - 1) * width - 1) * n_channels
+    places = first[:, None] + (number // n_padded * n_channels + channel)[None, :]
+    return tl.load(x + places, is_inside & (channel < n_channels)[None, :], 0.0)
+
+
+@triton.jit
+def pair_places(pair, n_pairs, n_channels: tl.constexpr, n_padded: tl.constexpr):
+    """Where the channels of pairs of pixels lie, (pairs, 2 * n_padded), and whether they do."""
+    number = tl.arange(0, 2 * n_padded)
+    channel = number % n_padded
+    places = (pair * 2 * n_channels)[:, None] + (number // n_padded * n_channels + channel)[None, :]
+    return places, (pair < n_pairs)[:, None] & (channel < n_channels)[None, :]
 
 
 @triton.jit
@@ -13,37 +44,35 @@ def convolve(
     residual,
     output,
     rectified,
-    n_blocks,
-    height,
-    width,
-    n_channels: tl.constexpr,
-    n_pixels: tl.constexpr,
-    is_forward: tl.constexpr,
+    n_pairs,
+    height: tl.constexpr,
+    width: tl.constexpr,
+    n_input: tl.constexpr,
+    n_input_padded: tl.constexpr,
+    n_output: tl.constexpr,
+    n_output_padded: tl.constexpr,
+    has_bias: tl.constexpr,
+    has_mask: tl.constexpr,
     has_residual: tl.constexpr,
     has_output: tl.constexpr,
     has_rectified: tl.constexpr,
-    block_size: tl.constexpr,
+    n_tile: tl.constexpr,
 ):
-    block = tl.program_id(0) * block_size + tl.arange(0, block_size)
-    row, column = block * n_pixels // width % height, block * n_pixels % width
-    two_pixels = tl.arange(0, 2 * n_channels)
-    numbers = tl.arange(0, n_pixels * n_channels)
-    exists = (block < n_blocks)[:, None]
-    total = tl.zeros((block_size, n_pixels * n_channels), tl.float32)
-    for y in tl.static_range(3):
-        for pair in tl.static_range((n_pixels + 2) // 2):  # from the pixel before the block to the one after it
-            from_row = row[:, None] + y - 1
-            from_column = column[:, None] + 2 * pair - 1 + two_pixels[None, :] // n_channels
-            is_inside = (from_row >= 0) & (from_row < height) & (from_column >= 0) & (from_column < width)
-            first = (block * n_pixels + (y - 1) * width + 2 * pair - 1) * n_channels
-            pixels = tl.load(x + first[:, None] + two_pixels[None, :], is_inside & exists, 0.0)
-            used = (y * (n_pixels + 2) + 2 * pair) * n_channels + two_pixels
-            weights = tl.load(weight + used[:, None] * (n_pixels * n_channels) + numbers[None, :])
-            total = tl.dot(pixels, weights, total, input_precision="ieee")
-    places = block[:, None] * (n_pixels * n_channels) + numbers[None, :]
-    if is_forward:
-        total += tl.load(bias + numbers % n_channels)[None, :].to(tl.float32)
-    else:
+    pair = tl.program_id(0) * n_tile + tl.arange(0, n_tile)
+    n_weights: tl.constexpr = 4 * n_input_padded * 2 * n_output_padded
+    weights = weight + tl.arange(0, 4 * n_input_padded)[:, None] * (2 * n_output_padded) + tl.arange(0, 2 * n_output_padded)
+    # All loads before the first product, so that they wait together.
+    above = load_windows(x, pair, 0, n_pairs, height, width, n_input, n_input_padded)
+    here = load_windows(x, pair, 1, n_pairs, height, width, n_input, n_input_padded)
+    below = load_windows(x, pair, 2, n_pairs, height, width, n_input, n_input_padded)
+    places, exists = pair_places(pair, n_pairs, n_output, n_output_padded)
+    total = tl.dot(above, tl.load(weights), input_precision="ieee")
+    total = tl.dot(here, tl.load(weights + n_weights), total, input_precision="ieee")
+    total = tl.dot(below, tl.load(weights + 2 * n_weights), total, input_precision="ieee")
+    if has_bias:
+        channel = tl.arange(0, 2 * n_output_padded) % n_output_padded
+        total += tl.load(bias + channel, channel < n_output, 0.0)[None, :].to(tl.float32)
+    if has_mask:
         total = tl.where(tl.load(mask + places, exists, 0.0) > 0, total, 0.0)
     if has_residual:
         total += tl.load(residual + places, exists, 0.0).to(tl.float32)
@@ -51,3 +80,44 @@ def convolve(
         tl.store(output + places, total.to(x.dtype.element_ty), exists)
     if has_rectified:
         tl.store(rectified + places, tl.maximum(total, 0.0).to(x.dtype.element_ty), exists)
+
+
+@triton.jit
+def weight_gradient(
+    x,
+    gradient,
+    weight_parts,
+    bias_parts,
+    n_pairs,
+    height: tl.constexpr,
+    width: tl.constexpr,
+    n_input: tl.constexpr,
+    n_input_padded: tl.constexpr,
+    n_output: tl.constexpr,
+    n_output_padded: tl.constexpr,
+    n_tile: tl.constexpr,
+    n_stages: tl.constexpr,
+):
+    n_weights: tl.constexpr = 4 * n_input_padded * 2 * n_output_padded
+    above = tl.zeros((4 * n_input_padded, 2 * n_output_padded), tl.float32)
+    here = tl.zeros((4 * n_input_padded, 2 * n_output_padded), tl.float32)
+    below = tl.zeros((4 * n_input_padded, 2 * n_output_padded), tl.float32)
+    bias = tl.zeros((2 * n_output_padded,), tl.float32)
+    for first in tl.range(tl.program_id(0) * n_tile, n_pairs, tl.num_programs(0) * n_tile, num_stages=n_stages):
+        pair = first + tl.arange(0, n_tile)
+        places, exists = pair_places(pair, n_pairs, n_output, n_output_padded)
+        of_output = tl.load(gradient + places, exists, 0.0)
+        pixels0 = load_windows(x, pair, 0, n_pairs, height, width, n_input, n_input_padded)
+        pixels1 = load_windows(x, pair, 1, n_pairs, height, width, n_input, n_input_padded)
+        pixels2 = load_windows(x, pair, 2, n_pairs, height, width, n_input, n_input_padded)
+        above = tl.dot(tl.trans(pixels0), of_output, above, input_precision="ieee")
+        here = tl.dot(tl.trans(pixels1), of_output, here, input_precision="ieee")
+        below = tl.dot(tl.trans(pixels2), of_output, below, input_precision="ieee")
+        bias += tl.sum(of_output.to(tl.float32), 0)
+    number = tl.arange(0, 2 * n_output_padded)
+    weights = weight_parts + tl.program_id(0) * 3 * n_weights
+    weights += tl.arange(0, 4 * n_input_padded)[:, None] * (2 * n_output_padded) + number[None, :]
+    tl.store(weights, above)
+    tl.store(weights + n_weights, here)
+    tl.store(weights + 2 * n_weights, below)
+    tl.store(bias_parts + tl.program_id(0) * 2 * n_output_padded + number, bias)

@@ -4,11 +4,18 @@ import pytest
 import torch as th
 
 from sb3_bcvlr.common import kernels, networks
+from sb3_bcvlr.common.contrastive import InfoNCE
 from sb3_bcvlr.common.networks import Encoder, ResidualBlock
 
 pytest.importorskip("triton", reason="Triton interprets the kernel")
 DEVICE = "cuda" if th.cuda.is_available() else "cpu"
-SHAPES = [(2, 6, 8, 16), (1, 3, 12, 8), (3, 7, 64, 16)]  # the last is more than a program handles
+SHAPES = [(2, 6, 8, 16, 16), (1, 3, 6, 8, 8), (2, 5, 4, 24, 12), (3, 7, 64, 16, 16)]  # the last is more than a program takes
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """The interpreter takes its time for each; so some handle several parts of the maps."""
+    monkeypatch.setitem(kernels.WEIGHT_GRADIENT, "n_programs", 3)
 
 
 def parameters(block):
@@ -18,54 +25,129 @@ def parameters(block):
 @pytest.fixture(params=SHAPES)
 def block_and_maps(request):
     th.manual_seed(0)
-    return ResidualBlock(request.param[3], request.param[3]).to(DEVICE), th.randn(
-        request.param, device=DEVICE, requires_grad=True
-    )
+    *shape, n_hidden = request.param
+    return ResidualBlock(shape[3], n_hidden).to(DEVICE), th.randn(shape, device=DEVICE, requires_grad=True)
 
 
-def plain(block, maps):
-    return block(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+def plain(layer, maps):
+    return layer(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def assert_same_gradients(outputs, expected, inputs):
+    weights = th.randn_like(expected)
+    gradients = (th.autograd.grad((y * weights).sum(), inputs) for y in (outputs, expected))
+    for gradient, expected in zip(*gradients, strict=True):
+        th.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_it_computes_a_residual_block_and_its_relu(block_and_maps):
     block, maps = block_and_maps
-    output, rectified = kernels.NarrowResidualBlock.apply(maps, maps.relu().detach(), *parameters(block), False)
+    output, rectified = kernels.NarrowResidualBlock.apply(maps, maps.relu().detach(), *parameters(block), True)
     th.testing.assert_close(output, plain(block, maps))
     th.testing.assert_close(rectified, plain(block, maps).relu())
 
 
 def test_its_gradients_are_those_of_a_residual_block(block_and_maps):
     block, maps = block_and_maps
-    output, _ = kernels.NarrowResidualBlock.apply(maps, maps.relu().detach(), *parameters(block), False)
-    weights = th.randn_like(output)
-    gradients = (th.autograd.grad((y * weights).sum(), (maps, *parameters(block))) for y in (output, plain(block, maps)))
-    for gradient, expected in zip(*gradients, strict=True):
-        th.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+    output, _ = kernels.NarrowResidualBlock.apply(maps, maps.relu().detach(), *parameters(block), True)
+    assert_same_gradients(output, plain(block, maps), (maps, *parameters(block)))
 
 
-def test_the_last_block_leaves_the_relu_out(block_and_maps):
+def test_a_block_makes_no_relu_that_nobody_asks_for(block_and_maps):
     block, maps = block_and_maps
-    output, rectified = kernels.NarrowResidualBlock.apply(maps, maps.relu().detach(), *parameters(block), True)
+    output, rectified = kernels.NarrowResidualBlock.apply(maps, maps.relu().detach(), *parameters(block), False)
     th.testing.assert_close(output, plain(block, maps))
     assert rectified.numel() == 0
+
+
+def test_a_frozen_block_passes_the_gradient_on(block_and_maps):
+    block, maps = block_and_maps
+    block.requires_grad_(False)
+    output, _ = kernels.NarrowResidualBlock.apply(maps, maps.relu().detach(), *parameters(block), False)
+    assert_same_gradients(output, plain(block, maps), (maps,))
+
+
+@pytest.fixture(params=[(16, 4), (4, 16), (8, 24)])
+def convolution_and_maps(request):
+    th.manual_seed(0)
+    n_input, n_output = request.param
+    maps = th.randn(2, 5, 6, n_input, device=DEVICE, requires_grad=True)
+    return th.nn.Conv2d(n_input, n_output, 3, padding=1).to(DEVICE), maps
+
+
+def test_it_computes_a_convolution_and_its_relu(convolution_and_maps):
+    convolution, maps = convolution_and_maps
+    output, rectified = kernels.NarrowConvolution.apply(maps, convolution.weight, convolution.bias, True)
+    th.testing.assert_close(output, plain(convolution, maps))
+    th.testing.assert_close(rectified, plain(convolution, maps).relu())
+
+
+def test_its_gradients_are_those_of_a_convolution(convolution_and_maps):
+    convolution, maps = convolution_and_maps
+    output, rectified = kernels.NarrowConvolution.apply(maps, convolution.weight, convolution.bias, False)
+    assert rectified.numel() == 0
+    assert_same_gradients(output, plain(convolution, maps), (maps, *convolution.parameters()))
+
+
+def test_a_convolution_of_pictures_has_the_gradients_of_its_weights(convolution_and_maps):
+    convolution, maps = convolution_and_maps
+    maps = maps.detach()
+    output, _ = kernels.NarrowConvolution.apply(maps, convolution.weight, convolution.bias, False)
+    assert_same_gradients(output, plain(convolution, maps), tuple(convolution.parameters()))
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The way of a GPU, wherever this is."""
+    monkeypatch.setattr(networks.FoldedConvolutions, "suits", lambda self, x: True)
+    monkeypatch.setattr(kernels, "suits", lambda x, n_channels: max(x.shape[1], n_channels) <= kernels.MAX_CHANNELS)
+
+
+def assert_computes_the_same(fast, plain, inputs, parameters):
+    outputs, expected = fast(inputs), plain(inputs)
+    th.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-4)
+    gradients = (th.autograd.grad(y.square().sum(), parameters) for y in (outputs, expected))
+    for gradient, expected in zip(*gradients, strict=True):
+        th.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("final_relu", [True, False])
 @pytest.mark.parametrize(("channels", "n_residual_blocks"), [([16], 2), ([8, 16], 1), ([16], 0), ([12], 1)])
 @pytest.mark.parametrize("backend", [None, "aot_eager"])
-def test_an_encoder_computes_the_same_with_it(monkeypatch, channels, n_residual_blocks, final_relu, backend):
-    monkeypatch.setattr(networks.FoldedConvolutions, "suits", lambda self, x: True)
-    monkeypatch.setattr(kernels, "suits", lambda x: x.shape[3] in (8, 16))
+def test_an_encoder_computes_the_same_with_it(chosen, channels, n_residual_blocks, final_relu, backend):
     encoder = Encoder((3, 6, 16), channels, [1] * len(channels), n_residual_blocks, final_relu).to(DEVICE)
-    images = th.rand(2, 3, 6, 16, device=DEVICE)
     fast = th.compile(encoder, backend=backend, fullgraph=True) if backend else encoder
-    features, expected = fast(images), encoder.net(images)
-    th.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
-    gradients = (th.autograd.grad(y.square().sum(), list(encoder.parameters())) for y in (features, expected))
-    for gradient, expected in zip(*gradients, strict=True):
-        th.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-3)
+    assert_computes_the_same(fast, encoder.net, th.rand(2, 3, 6, 16, device=DEVICE), list(encoder.parameters()))
+
+
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_a_reconstruction_computes_the_same_with_it(chosen, backend):
+    feature_loss = InfoNCE(Encoder((3, 4, 16), [16], [1]), (3, 4, 16)).to(DEVICE)
+    fast = th.compile(feature_loss.reconstruct, backend=backend, fullgraph=True) if backend else feature_loss.reconstruct
+    features = th.rand(2, 16, 4, 16, device=DEVICE, requires_grad=True)
+    parameters = [features, *feature_loss.reconstruction.parameters()]
+    assert_computes_the_same(fast, feature_loss.reconstruction, features, parameters)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_a_residual_block_computes_the_same_with_it(chosen, frozen, backend):
+    block = ResidualBlock(24, 12).to(DEVICE).requires_grad_(not frozen)
+    maps = th.rand(2, 24, 3, 8, device=DEVICE, requires_grad=True)
+    parameters = [maps] if frozen else [maps, *block.parameters()]
+
+    def plain(x):
+        return x + block.conv2(block.conv1(x.relu()).relu())
+
+    assert_computes_the_same(th.compile(block, backend=backend, fullgraph=True) if backend else block, plain, maps, parameters)
+
+
+def test_more_channels_are_folded(chosen):
+    block = ResidualBlock(40, 20).to(DEVICE)
+    maps = th.rand(1, 40, 2, 4, device=DEVICE)
+    th.testing.assert_close(block(maps), maps + block.conv2(block.conv1(maps.relu()).relu()), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [th.float32, th.bfloat16])
 def test_a_cpu_does_without_it(dtype):
-    assert not kernels.suits(th.zeros(2, 4, 8, 16, dtype=dtype))
+    assert not kernels.suits(th.zeros(2, 16, 4, 8, dtype=dtype), 16)
