@@ -36,6 +36,24 @@ def pair_places(pair, n_pairs, n_channels: tl.constexpr, n_padded: tl.constexpr)
 
 
 @triton.jit
+def load_pairs(
+    maps,
+    pair,
+    n_rows: tl.constexpr,
+    n_pairs,
+    height: tl.constexpr,
+    width: tl.constexpr,
+    n_channels: tl.constexpr,
+    n_padded: tl.constexpr,
+):
+    """(pairs, 2 * n_padded): the two pixels, so many rows below each pair."""
+    places, exists = pair_places(pair, n_pairs, n_channels, n_padded)
+    row = pair * 2 // width % height + n_rows
+    is_inside = (row >= 0) & (row < height)
+    return tl.load(maps + places + n_rows * width * n_channels, exists & is_inside[:, None], 0.0)
+
+
+@triton.jit
 def convolve(
     x,
     weight,
@@ -62,13 +80,14 @@ def convolve(
     n_weights: tl.constexpr = 4 * n_input_padded * 2 * n_output_padded
     weights = weight + tl.arange(0, 4 * n_input_padded)[:, None] * (2 * n_output_padded) + tl.arange(0, 2 * n_output_padded)
     # All loads before the first product, so that they wait together.
+    weights0, weights1, weights2 = tl.load(weights), tl.load(weights + n_weights), tl.load(weights + 2 * n_weights)
     above = load_windows(x, pair, 0, n_pairs, height, width, n_input, n_input_padded)
     here = load_windows(x, pair, 1, n_pairs, height, width, n_input, n_input_padded)
     below = load_windows(x, pair, 2, n_pairs, height, width, n_input, n_input_padded)
     places, exists = pair_places(pair, n_pairs, n_output, n_output_padded)
-    total = tl.dot(above, tl.load(weights), input_precision="ieee")
-    total = tl.dot(here, tl.load(weights + n_weights), total, input_precision="ieee")
-    total = tl.dot(below, tl.load(weights + 2 * n_weights), total, input_precision="ieee")
+    total = tl.dot(above, weights0, input_precision="ieee")
+    total = tl.dot(here, weights1, total, input_precision="ieee")
+    total = tl.dot(below, weights2, total, input_precision="ieee")
     if has_bias:
         channel = tl.arange(0, 2 * n_output_padded) % n_output_padded
         total += tl.load(bias + channel, channel < n_output, 0.0)[None, :].to(tl.float32)
@@ -105,15 +124,15 @@ def weight_gradient(
     bias = tl.zeros((2 * n_output_padded,), tl.float32)
     for first in tl.range(tl.program_id(0) * n_tile, n_pairs, tl.num_programs(0) * n_tile, num_stages=n_stages):
         pair = first + tl.arange(0, n_tile)
-        places, exists = pair_places(pair, n_pairs, n_output, n_output_padded)
-        of_output = tl.load(gradient + places, exists, 0.0)
-        pixels0 = load_windows(x, pair, 0, n_pairs, height, width, n_input, n_input_padded)
-        pixels1 = load_windows(x, pair, 1, n_pairs, height, width, n_input, n_input_padded)
-        pixels2 = load_windows(x, pair, 2, n_pairs, height, width, n_input, n_input_padded)
-        above = tl.dot(tl.trans(pixels0), of_output, above, input_precision="ieee")
-        here = tl.dot(tl.trans(pixels1), of_output, here, input_precision="ieee")
-        below = tl.dot(tl.trans(pixels2), of_output, below, input_precision="ieee")
-        bias += tl.sum(of_output.to(tl.float32), 0)
+        # A row of the input meets three of the output: to load these takes less than three of the input, whose pairs overlap.
+        pixels = tl.trans(load_windows(x, pair, 1, n_pairs, height, width, n_input, n_input_padded))
+        of_below = load_pairs(gradient, pair, 1, n_pairs, height, width, n_output, n_output_padded)
+        of_here = load_pairs(gradient, pair, 0, n_pairs, height, width, n_output, n_output_padded)
+        of_above = load_pairs(gradient, pair, -1, n_pairs, height, width, n_output, n_output_padded)
+        above = tl.dot(pixels, of_below, above, input_precision="ieee")
+        here = tl.dot(pixels, of_here, here, input_precision="ieee")
+        below = tl.dot(pixels, of_above, below, input_precision="ieee")
+        bias += tl.sum(of_here.to(tl.float32), 0)
     number = tl.arange(0, 2 * n_output_padded)
     weights = weight_parts + tl.program_id(0) * 3 * n_weights
     weights += tl.arange(0, 4 * n_input_padded)[:, None] * (2 * n_output_padded) + number[None, :]
