@@ -279,6 +279,8 @@ class BCVLR(VideoImitationAlgorithm):
             shape = self.action_space.shape
             self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
         self._random_action: tuple[np.ndarray, np.ndarray] | None = None  # while it lasts
+        # All rollouts' observations have one shape, and weights change in place: a GPU acts by one graph.
+        self._rollout_decode = GraphedStep(lambda observations: (self.policy.decode(observations),), self.device)
         # The optimizers of the online stage, which a saved model takes along; those of pretrain() end with it.
         networks = (self.policy.idm, self.policy.action_decoder, self.policy.world_model, self.policy.encoder)
         groups = [{"params": network.parameters()} for network in networks]
@@ -442,7 +444,11 @@ class BCVLR(VideoImitationAlgorithm):
         is_random = learning_starts > 0 and (self.num_timesteps < learning_starts or self._n_updates == 0)
         if is_random and self._random_action is not None and self.num_timesteps // n_envs % self.random_action_steps:
             return self._random_action
-        action = super()._sample_action(self.num_timesteps + is_random, None if is_random else action_noise, n_envs)
+        self.policy.rollout_decode = self._rollout_decode
+        try:
+            action = super()._sample_action(self.num_timesteps + is_random, None if is_random else action_noise, n_envs)
+        finally:
+            self.policy.rollout_decode = None
         self._random_action = action if is_random else None
         return action
 
@@ -672,7 +678,13 @@ class BCVLR(VideoImitationAlgorithm):
         return th.cat(chunks)[: len(indices)]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "finetune_optimizer", "latent_policy_optimizer", "_random_action"]
+        return [
+            *super()._excluded_save_params(),
+            "finetune_optimizer",
+            "latent_policy_optimizer",
+            "_random_action",
+            "_rollout_decode",
+        ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "finetune_optimizer", "latent_policy_optimizer"], []

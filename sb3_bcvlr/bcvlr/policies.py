@@ -1,6 +1,6 @@
 """The networks of BCV-LR in one SB3 policy, and what each loss is. When a loss is used stands in ``bcvlr.py``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import pairwise
 from typing import Any
@@ -102,6 +102,7 @@ class BCVLRPolicy(BasePolicy):
         if not share_encoder:
             self.latent_policy = nn.Sequential(deepcopy(self.encoder).requires_grad_(), self.latent_policy)
         self.latent_policy_average = deepcopy(self.latent_policy).requires_grad_(False)  # the pi that acts
+        self.rollout_decode: Callable[[th.Tensor], tuple[th.Tensor, ...]] | None = None  # while the algorithm acts
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         n_outputs = int(action_space.n) if isinstance(action_space, spaces.Discrete) else get_action_dim(action_space)
         self.action_decoder = ActionDecoder(latent_dim, action_decoder_dims, n_outputs)
@@ -280,7 +281,7 @@ class BCVLRPolicy(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """a = d(pi(f(o))). Discrete: sampled from the softmax unless ``deterministic``. Continuous: in [-1, 1], no noise."""
         assert isinstance(observation, th.Tensor), type(observation)
-        decoded = self.decode(observation)
+        decoded = self.decode(observation) if self.rollout_decode is None else self.rollout_decode(observation)[0]
         if self.is_discrete:
             return CategoricalDistribution(decoded.shape[1]).proba_distribution(decoded).get_actions(deterministic)
         return decoded.clamp(-1, 1)

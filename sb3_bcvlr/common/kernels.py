@@ -1,6 +1,6 @@
 """
-GPU kernels of our own, in Triton, which PyTorch brings along for GPUs: 3x3 convolutions of few channels with what follows them,
-and the gradients of their weights.
+GPU kernels of our own, in Triton, which PyTorch brings along for GPUs: 3x3 convolutions of few channels with what follows
+them, and the gradients of their weights.
 
 A GPU multiplies 16 channels about as fast as it reads and writes the maps, and each bias, ReLU or sum that follows is one more
 pass over them. PyTorch and cuDNN join none of these with a convolution (docs/benchmarks/speed.md).
@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # not with every PyTorch
 MAX_CHANNELS = 24  # with more, cuDNN is as fast
-# How many pairs of pixels a program takes at a time, how many warps it has, and how many programs share the weights' gradient.
-CONVOLUTION = {"n_pairs": 128, "num_warps": 4}
-WEIGHT_GRADIENT = {"n_programs": 264, "n_pairs": 64, "num_warps": 4, "num_stages": 3}
+# What was fastest on an H100 (docs/benchmarks/speed.md): pairs of pixels that a program takes at a time, how many of these it
+# loads ahead, its warps, and the programs among which the pairs are shared; 0: as many as there are times.
+CONVOLUTION = {"n_pairs": 128, "n_stages": 1, "num_warps": 8, "n_programs": 0}
+CONVOLUTION_16 = {"n_pairs": 64, "n_stages": 3, "num_warps": 4, "n_programs": 264}  # of 16 channels to 16
+WEIGHT_GRADIENT = {"n_pairs": 64, "n_stages": 2, "num_warps": 4, "n_programs": 528}
 
 
 def _padded(n_channels: int) -> int:
@@ -48,7 +50,9 @@ def _convolve(
     assert all(tensor is None or tensor.is_contiguous() for tensor in given)
     n_pairs = x[..., 0].numel() // 2
     n_output = next(maps.shape[3] for maps in (output, rectified) if maps is not None)
-    convolve[(-(-n_pairs // CONVOLUTION["n_pairs"]),)](
+    settings = CONVOLUTION_16 if x.shape[3] == n_output == 16 else CONVOLUTION
+    n_times = -(-n_pairs // settings["n_pairs"])
+    convolve[(min(settings["n_programs"] or n_times, n_times),)](
         *(x if tensor is None else tensor for tensor in given),
         n_pairs,
         *x.shape[1:],
@@ -60,8 +64,9 @@ def _convolve(
         residual is not None,
         output is not None,
         rectified is not None,
-        CONVOLUTION["n_pairs"],
-        num_warps=CONVOLUTION["num_warps"],
+        settings["n_pairs"],
+        settings["n_stages"],
+        num_warps=settings["num_warps"],
     )
 
 
@@ -119,7 +124,7 @@ class NarrowConvolution(th.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x = ctx.needs_input_grad[0]
         x_gradient, *parts = _convolution_backward(gradients[0].contiguous(), x, _transposed(weight, x.dtype), of_x)
-        return x_gradient if of_x else None, *_sum_parts(*parts, weight.shape), None
+        return x_gradient if of_x else None, *_sum_parts(weight.shape, *parts), None
 
 
 @th.library.custom_op("sb3_bcvlr::residual_block", mutates_args=())
@@ -205,7 +210,7 @@ class NarrowResidualBlock(th.autograd.Function):
         x_gradient, *parts = _residual_block_backward(gradients[0].contiguous(), rectified, hidden, *transposed, of_weights)
         if not of_weights:
             return x_gradient, None, None, None, None, None, None
-        return x_gradient, None, *_sum_parts(*parts[:2], weight1.shape), *_sum_parts(*parts[2:], weight2.shape), None
+        return x_gradient, None, *_sum_parts(weight1.shape, *parts[:2]), *_sum_parts(weight2.shape, *parts[2:]), None
 
 
 def _weight_gradient(x: th.Tensor, gradient: th.Tensor, weight_parts: th.Tensor, bias_parts: th.Tensor) -> None:
@@ -230,7 +235,7 @@ def _weight_gradient(x: th.Tensor, gradient: th.Tensor, weight_parts: th.Tensor,
         gradient.shape[3],
         _padded(gradient.shape[3]),
         WEIGHT_GRADIENT["n_pairs"],
-        WEIGHT_GRADIENT["num_stages"],
+        WEIGHT_GRADIENT["n_stages"],
         num_warps=WEIGHT_GRADIENT["num_warps"],
     )
 
@@ -242,7 +247,7 @@ def _gradient_parts(x: th.Tensor, gradient: th.Tensor) -> tuple[th.Tensor, th.Te
     return weight_parts, x.new_empty(n_programs, 2, n_output, dtype=th.float32)
 
 
-def _sum_parts(weight_parts: th.Tensor, bias_parts: th.Tensor, shape: th.Size) -> tuple[th.Tensor, th.Tensor]:
+def _sum_parts(shape: th.Size, weight_parts: th.Tensor, bias_parts: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """The gradients of a weight of ``shape`` (C_out, C_in, 3, 3) and of its bias (C_out,)."""
     n_output, n_input = shape[:2]
     weight = weight_parts.sum(0)[:, :, :n_input, :, :n_output]
@@ -284,4 +289,6 @@ def suits(x: th.Tensor, n_channels: int) -> bool:
     n_samples, n_input, height, width = x.shape
     is_narrow = max(n_input, n_channels) <= MAX_CHANNELS and width % 2 == 0
     can_count = n_samples * height * width * MAX_CHANNELS < 2**31  # in integers of 32 bits
-    return HAS_TRITON and x.is_cuda and th.compiler.is_compiling() and is_narrow and can_count and working_dtype(x) == th.bfloat16
+    return (
+        HAS_TRITON and x.is_cuda and th.compiler.is_compiling() and is_narrow and can_count and working_dtype(x) == th.bfloat16
+    )

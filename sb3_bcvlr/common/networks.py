@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -84,7 +84,7 @@ class FoldedConvolutions(nn.Module):
 
 
 def convolve_narrow(layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
-    """``FoldedConvolutions.forward`` by kernels of our own, which want a multiple of 4 channels: those that are missing are 0."""
+    """``FoldedConvolutions.forward`` by kernels of our own, which want a multiple of 4 channels: the rest are 0."""
 
     def fill_up(tensor: th.Tensor, *n_channels: int) -> th.Tensor:
         """The last dimensions' channels; to fill up none would copy them all."""
@@ -166,8 +166,9 @@ class Encoder(nn.Module):
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """(B, C, H, W) in [-0.5, 0.5] to (B, *feature_shape)."""
-        can_fold = self.folded is not None and self.folded.suits(observations)
-        return self.folded(self.net, observations) if can_fold else self.net(observations)
+        if self.folded is not None and self.folded.suits(observations):
+            return self.folded(self.net, observations)
+        return self.net(observations)
 
 
 class ImpalaCNN(nn.Module):

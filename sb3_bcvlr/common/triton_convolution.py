@@ -75,30 +75,33 @@ def convolve(
     has_output: tl.constexpr,
     has_rectified: tl.constexpr,
     n_tile: tl.constexpr,
+    n_stages: tl.constexpr,
 ):
-    pair = tl.program_id(0) * n_tile + tl.arange(0, n_tile)
     n_weights: tl.constexpr = 4 * n_input_padded * 2 * n_output_padded
-    weights = weight + tl.arange(0, 4 * n_input_padded)[:, None] * (2 * n_output_padded) + tl.arange(0, 2 * n_output_padded)
-    # All loads before the first product, so that they wait together.
+    number = tl.arange(0, 2 * n_output_padded)
+    weights = weight + tl.arange(0, 4 * n_input_padded)[:, None] * (2 * n_output_padded) + number[None, :]
+    # All before the first product: otherwise ptxas 12.8 forgets an address, and what comes out is wrong.
     weights0, weights1, weights2 = tl.load(weights), tl.load(weights + n_weights), tl.load(weights + 2 * n_weights)
-    above = load_windows(x, pair, 0, n_pairs, height, width, n_input, n_input_padded)
-    here = load_windows(x, pair, 1, n_pairs, height, width, n_input, n_input_padded)
-    below = load_windows(x, pair, 2, n_pairs, height, width, n_input, n_input_padded)
-    places, exists = pair_places(pair, n_pairs, n_output, n_output_padded)
-    total = tl.dot(above, weights0, input_precision="ieee")
-    total = tl.dot(here, weights1, total, input_precision="ieee")
-    total = tl.dot(below, weights2, total, input_precision="ieee")
-    if has_bias:
-        channel = tl.arange(0, 2 * n_output_padded) % n_output_padded
-        total += tl.load(bias + channel, channel < n_output, 0.0)[None, :].to(tl.float32)
-    if has_mask:
-        total = tl.where(tl.load(mask + places, exists, 0.0) > 0, total, 0.0)
-    if has_residual:
-        total += tl.load(residual + places, exists, 0.0).to(tl.float32)
-    if has_output:
-        tl.store(output + places, total.to(x.dtype.element_ty), exists)
-    if has_rectified:
-        tl.store(rectified + places, tl.maximum(total, 0.0).to(x.dtype.element_ty), exists)
+    channel = number % n_output_padded
+    added = tl.load(bias + channel, channel < n_output, 0.0).to(tl.float32)[None, :] if has_bias else 0.0
+    for first in tl.range(tl.program_id(0) * n_tile, n_pairs, tl.num_programs(0) * n_tile, num_stages=n_stages):
+        pair = first + tl.arange(0, n_tile)
+        above = load_windows(x, pair, 0, n_pairs, height, width, n_input, n_input_padded)
+        here = load_windows(x, pair, 1, n_pairs, height, width, n_input, n_input_padded)
+        below = load_windows(x, pair, 2, n_pairs, height, width, n_input, n_input_padded)
+        places, exists = pair_places(pair, n_pairs, n_output, n_output_padded)
+        total = tl.dot(above, weights0, input_precision="ieee")
+        total = tl.dot(here, weights1, total, input_precision="ieee")
+        total = tl.dot(below, weights2, total, input_precision="ieee")
+        total += added
+        if has_mask:
+            total = tl.where(tl.load(mask + places, exists, 0.0) > 0, total, 0.0)
+        if has_residual:
+            total += tl.load(residual + places, exists, 0.0).to(tl.float32)
+        if has_output:
+            tl.store(output + places, total.to(x.dtype.element_ty), exists)
+        if has_rectified:
+            tl.store(rectified + places, tl.maximum(total, 0.0).to(x.dtype.element_ty), exists)
 
 
 @triton.jit

@@ -21,7 +21,7 @@ import torch as th
 from tqdm import tqdm
 
 from sb3_bcvlr.common.checks import check_whole
-from sb3_bcvlr.common.devices import to_device
+from sb3_bcvlr.common.devices import gather_frames, to_device
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
 # Last bytes of a store; to be changed with its layout, or with what a frame goes through before it is stored
@@ -295,7 +295,7 @@ class _Store:
     def gather(self, indices: np.ndarray) -> th.Tensor:
         """Frames ``(*indices.shape, C, H, W)`` on the device."""
         if self._resident is not None:
-            return self._resident[to_device(indices, self.device)]
+            return gather_frames(self._resident, indices)
         # Pinned memory lets the copy to a GPU overlap with what runs there
         frames = th.empty((*indices.shape, *self.frame_shape), dtype=th.uint8, pin_memory=self.device.type == "cuda")
         # Windows are indexed before their frames are, so none is out of range; mode="raise" would fill a second buffer

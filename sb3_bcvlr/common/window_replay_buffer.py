@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_bcvlr.common.devices import to_device
+from sb3_bcvlr.common.devices import gather_frames, to_device
 
 
 class WindowSamples(NamedTuple):
@@ -154,8 +154,7 @@ class WindowReplayBuffer(ReplayBuffer):
                 self._n_fresh = 0
         if self._resident is None:
             return to_device(self.frames[rows, envs], self.device)
-        flat = rows * self.n_envs + envs
-        return self._resident.flatten(0, 1)[to_device(flat, self.device)]
+        return gather_frames(self._resident.flatten(0, 1), rows * self.n_envs + envs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_resident": None, "_n_fresh": self.buffer_size}

@@ -1273,3 +1273,23 @@ def test_actions_with_one_bound_are_refused(low, high):
 def test_the_seed_reaches_the_replay_buffer():
     first, same, other = (tiny_model(seed=seed).replay_buffer._rng.integers(2**31) for seed in (3, 3, 4))
     assert first == same != other
+
+
+# ---- acting in rollouts ----
+
+
+def test_rollouts_act_by_what_may_be_a_graph_and_nobody_else_does():
+    model = tiny_model(ActionPictureEnv(), learning_starts=0)
+    n_calls = []
+    decode = model._rollout_decode
+    model._rollout_decode = lambda observations: n_calls.append(len(observations)) or decode(observations)
+    model.learn(7, callback=lambda *_: bool(model.predict(model.env.reset()).__len__()))  # as an evaluation between two steps
+    assert n_calls == [1] * model.num_timesteps
+
+
+def test_after_a_rollout_that_failed_predict_decodes_by_itself(monkeypatch):
+    model = tiny_model(ActionPictureEnv(), learning_starts=0)
+    monkeypatch.setattr(model, "_rollout_decode", lambda observations: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.learn(2)
+    model.predict(model.env.reset())

@@ -5,12 +5,21 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_bcvlr.common.devices import GraphedStep, multiplies_bfloat16, to_device
+from sb3_bcvlr.common.devices import GraphedStep, gather_frames, multiplies_bfloat16, to_device
 from sb3_bcvlr.common.networks import Encoder, ResidualBlock
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
 CPU = th.device("cpu")
+
+
+@pytest.mark.parametrize("frame_shape", [(3, 4, 4), (1, 3, 3)])  # the second is no multiple of eight bytes
+def test_gathered_frames_are_those_of_the_indices(frame_shape):
+    frames = th.arange(5 * np.prod(frame_shape)).to(th.uint8).view(5, *frame_shape)
+    indices = np.array([[4, 0, 0], [1, 2, 4]])
+    gathered = gather_frames(frames, indices)
+    assert gathered.dtype == th.uint8 and gathered.shape == (2, 3, *frame_shape)
+    assert (gathered == frames[indices]).all()
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ SHAPES = [(2, 6, 8, 16, 16), (1, 3, 6, 8, 8), (2, 5, 4, 24, 12), (3, 7, 64, 16, 
 
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
-    """The interpreter takes its time for each; so some handle several parts of the maps."""
-    monkeypatch.setitem(kernels.WEIGHT_GRADIENT, "n_programs", 3)
+    """The interpreter takes its time for each; and so some handle several parts of the maps."""
+    for settings in (kernels.CONVOLUTION_16, kernels.WEIGHT_GRADIENT):
+        monkeypatch.setitem(settings, "n_programs", 3)
 
 
 def parameters(block):
