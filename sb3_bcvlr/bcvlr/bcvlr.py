@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import maybe_transpose
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak_update
+from torch._functorch import config as functorch_config
 from torch.nn import functional as F
 
 from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
@@ -599,7 +600,10 @@ class BCVLR(VideoImitationAlgorithm):
         if not self.compile:
             return function
         # Trying several layouts of each kernel may take longer than the best one saves.
-        return th.compile(function, dynamic=False, options={"triton.autotune_pointwise": False})
+        compiled = th.compile(function, dynamic=False, options={"triton.autotune_pointwise": False})
+        # Unasked, PyTorch traces anew in each run what has autograd functions of one's own, though it tells them apart.
+        setting = "autograd_cache_allow_custom_autograd_functions"
+        return functorch_config.patch(setting, True)(compiled) if hasattr(functorch_config, setting) else compiled
 
     def _autocast(self) -> th.autocast:
         enabled = multiplies_bfloat16(self.device) if self.mixed_precision is None else bool(self.mixed_precision)

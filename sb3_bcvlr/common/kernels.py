@@ -19,7 +19,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None  # not with every Py
 MAX_CHANNELS = 24  # with more, cuDNN is as fast
 # What was fastest on an H100 (docs/benchmarks/speed.md): pairs of pixels that a program takes at a time, how many of these it
 # loads ahead, its warps, and the programs among which the pairs are shared; 0: as many as there are times.
-CONVOLUTION = {"n_pairs": 128, "n_stages": 1, "num_warps": 8, "n_programs": 0}
+CONVOLUTION = {"n_pairs": 64, "n_stages": 1, "num_warps": 4, "n_programs": 0}
 CONVOLUTION_16 = {"n_pairs": 64, "n_stages": 3, "num_warps": 4, "n_programs": 264}  # of 16 channels to 16
 WEIGHT_GRADIENT = {"n_pairs": 64, "n_stages": 2, "num_warps": 4, "n_programs": 528}
 
@@ -88,19 +88,16 @@ def _convolution_outputs(x: th.Tensor, weight: th.Tensor, bias: th.Tensor, with_
 def _convolution_backward(
     gradient: th.Tensor, x: th.Tensor, transposed: th.Tensor, of_x: bool
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """From the output's gradient that of x, where ``of_x``, and ``_weight_gradient``."""
-    x_gradient, *parts = _convolution_gradients(gradient, x, transposed, of_x)
+    """From the output's gradient that of x, where ``of_x``, and those of the pairs' weight and bias."""
+    x_gradient = th.empty_like(x) if of_x else x.new_empty(0)
     if of_x:
         _convolve(gradient, transposed, output=x_gradient)
-    _weight_gradient(x, gradient, *parts)
-    return x_gradient, *parts
+    return x_gradient, *_weight_gradient(x, gradient)
 
 
 @_convolution_backward.register_fake
-def _convolution_gradients(
-    gradient: th.Tensor, x: th.Tensor, transposed: th.Tensor, of_x: bool
-) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    return th.empty_like(x) if of_x else x.new_empty(0), *_gradient_parts(x, gradient)
+def _(gradient: th.Tensor, x: th.Tensor, transposed: th.Tensor, of_x: bool) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    return th.empty_like(x) if of_x else x.new_empty(0), *_new_gradients(x, gradient)
 
 
 class NarrowConvolution(th.autograd.Function):
@@ -123,8 +120,8 @@ class NarrowConvolution(th.autograd.Function):
     def backward(ctx: Any, *gradients: th.Tensor) -> tuple[th.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x = ctx.needs_input_grad[0]
-        x_gradient, *parts = _convolution_backward(gradients[0].contiguous(), x, _transposed(weight, x.dtype), of_x)
-        return x_gradient if of_x else None, *_sum_parts(weight.shape, *parts), None
+        x_gradient, *pairs = _convolution_backward(gradients[0].contiguous(), x, _transposed(weight, x.dtype), of_x)
+        return x_gradient if of_x else None, *_single_gradients(weight.shape, *pairs), None
 
 
 @th.library.custom_op("sb3_bcvlr::residual_block", mutates_args=())
@@ -158,22 +155,20 @@ def _residual_block_backward(
     transposed2: th.Tensor,
     of_weights: bool,
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
-    """From the output's gradient that of x, and ``_weight_gradient`` of both convolutions where ``of_weights``."""
-    x_gradient, *parts = _block_gradients(gradient, rectified, hidden, transposed1, transposed2, of_weights)
-    hidden_gradient = th.empty_like(hidden)
+    """From the output's gradient that of x and, where ``of_weights``, those of the pairs' weights and biases."""
+    x_gradient, hidden_gradient = th.empty_like(gradient), th.empty_like(hidden)
     _convolve(gradient, transposed2, mask=hidden, output=hidden_gradient)
     _convolve(hidden_gradient, transposed1, mask=rectified, residual=gradient, output=x_gradient)
-    if of_weights:
-        _weight_gradient(rectified, hidden_gradient, *parts[:2])
-        _weight_gradient(hidden, gradient, *parts[2:])
-    return x_gradient, *parts
+    if not of_weights:
+        return x_gradient, *_no_gradients(gradient), *_no_gradients(gradient)
+    return x_gradient, *_weight_gradient(rectified, hidden_gradient), *_weight_gradient(hidden, gradient)
 
 
 @_residual_block_backward.register_fake
-def _block_gradients(gradient: th.Tensor, rectified: th.Tensor, hidden: th.Tensor, *rest: Any) -> Any:
+def _(gradient: th.Tensor, rectified: th.Tensor, hidden: th.Tensor, *rest: Any) -> Any:
     if not rest[-1]:
-        return th.empty_like(gradient), *(gradient.new_empty(0) for _ in range(4))
-    return th.empty_like(gradient), *_gradient_parts(rectified, hidden), *_gradient_parts(hidden, gradient)
+        return th.empty_like(gradient), *_no_gradients(gradient), *_no_gradients(gradient)
+    return th.empty_like(gradient), *_new_gradients(rectified, hidden), *_new_gradients(hidden, gradient)
 
 
 class NarrowResidualBlock(th.autograd.Function):
@@ -207,28 +202,28 @@ class NarrowResidualBlock(th.autograd.Function):
         rectified, hidden, weight1, weight2 = ctx.saved_tensors
         transposed = (_transposed(weight, rectified.dtype) for weight in (weight1, weight2))
         of_weights = any(ctx.needs_input_grad[2:6])  # not of a frozen network's
-        x_gradient, *parts = _residual_block_backward(gradients[0].contiguous(), rectified, hidden, *transposed, of_weights)
+        x_gradient, *pairs = _residual_block_backward(gradients[0].contiguous(), rectified, hidden, *transposed, of_weights)
         if not of_weights:
             return x_gradient, None, None, None, None, None, None
-        return x_gradient, None, *_sum_parts(weight1.shape, *parts[:2]), *_sum_parts(weight2.shape, *parts[2:]), None
+        of_first, of_second = _single_gradients(weight1.shape, *pairs[:2]), _single_gradients(weight2.shape, *pairs[2:])
+        return x_gradient, None, *of_first, *of_second, None
 
 
-def _weight_gradient(x: th.Tensor, gradient: th.Tensor, weight_parts: th.Tensor, bias_parts: th.Tensor) -> None:
+def _weight_gradient(x: th.Tensor, gradient: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
-    What each program adds to the gradients of weight and bias.
+    The gradients of the pairs' weight, (3, 4, P_in, 2, P_out) as of ``_pair_weight``, and of their bias, (2, P_out).
 
     :param x: (B, H, W, C_in), which was convolved
     :param gradient: (B, H, W, C_out), of what it became
-    :param weight_parts: of ``_gradient_parts``, written to, as ``bias_parts``
     """
     from sb3_bcvlr.common.triton_convolution import weight_gradient
 
     assert x.is_contiguous() and gradient.is_contiguous()
-    weight_gradient[(len(weight_parts),)](
+    parts = _new_gradients(x, gradient, WEIGHT_GRADIENT["n_programs"])
+    weight_gradient[(WEIGHT_GRADIENT["n_programs"],)](
         x,
         gradient,
-        weight_parts,
-        bias_parts,
+        *parts,
         x[..., 0].numel() // 2,
         *x.shape[1:],
         _padded(x.shape[3]),
@@ -238,21 +233,26 @@ def _weight_gradient(x: th.Tensor, gradient: th.Tensor, weight_parts: th.Tensor,
         WEIGHT_GRADIENT["n_stages"],
         num_warps=WEIGHT_GRADIENT["num_warps"],
     )
+    weight, bias = parts
+    return weight.sum(0), bias.sum(0)
 
 
-def _gradient_parts(x: th.Tensor, gradient: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """(programs, 3, 4, P_in, 2, P_out) and (programs, 2, P_out), not yet written."""
-    n_programs, n_input, n_output = WEIGHT_GRADIENT["n_programs"], _padded(x.shape[3]), _padded(gradient.shape[3])
-    weight_parts = x.new_empty(n_programs, 3, 4, n_input, 2, n_output, dtype=th.float32)
-    return weight_parts, x.new_empty(n_programs, 2, n_output, dtype=th.float32)
+def _new_gradients(x: th.Tensor, gradient: th.Tensor, *n_parts: int) -> tuple[th.Tensor, th.Tensor]:
+    n_input, n_output = _padded(x.shape[3]), _padded(gradient.shape[3])
+    weight = x.new_empty(*n_parts, 3, 4, n_input, 2, n_output, dtype=th.float32)
+    return weight, x.new_empty(*n_parts, 2, n_output, dtype=th.float32)
 
 
-def _sum_parts(shape: th.Size, weight_parts: th.Tensor, bias_parts: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """The gradients of a weight of ``shape`` (C_out, C_in, 3, 3) and of its bias (C_out,)."""
+def _no_gradients(x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    return x.new_empty(0), x.new_empty(0)
+
+
+def _single_gradients(shape: th.Size, pairs: th.Tensor, bias: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """The gradients of a weight of ``shape`` (C_out, C_in, 3, 3) and of its bias (C_out,), from those of the pairs'."""
     n_output, n_input = shape[:2]
-    weight = weight_parts.sum(0)[:, :, :n_input, :, :n_output]
-    taps = weight[:, :3, :, 0] + weight[:, 1:, :, 1]  # (3, 3, C_in, C_out): the second pixel's neighbours are one further
-    return taps.permute(3, 2, 0, 1), bias_parts.sum((0, 1))[:n_output]
+    pairs = pairs[:, :, :n_input, :, :n_output]
+    taps = pairs[:, :3, :, 0] + pairs[:, 1:, :, 1]  # (3, 3, C_in, C_out): the second pixel's neighbours are one further
+    return taps.permute(3, 2, 0, 1), bias.sum(0)[:n_output]
 
 
 def _pair_weight(weight: th.Tensor) -> th.Tensor:

@@ -2,7 +2,10 @@
 
 import pytest
 import torch as th
+from torch._dynamo.utils import counters
 from toys import snapshot, tiny_model
+
+from sb3_bcvlr.common import networks
 
 LOSSES_AND_LABELS = {"_pretrain_encoder", "_latent_dynamics", "_label_videos", "_imitation_loss"}
 
@@ -32,3 +35,23 @@ def test_what_is_compiled_is_one_graph_each_and_learns_the_same(compiled, share_
 def test_nothing_is_compiled_unless_asked(compiled):
     tiny_model().learn(20)
     assert not compiled
+
+
+def test_what_was_compiled_is_kept_for_the_next_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(networks, "is_on_gpu", lambda x: True)  # where a pooling has a gradient of its own
+    model = tiny_model(compile=True)
+    convolution, maps = th.nn.Conv2d(2, 2, 3, padding=1), th.rand(1, 2, 4, 4)
+
+    def loss(maps):
+        return networks.convolve_and_pool(convolution, maps).sum()
+
+    gradients = []
+    for hits in (0, 1):
+        th._dynamo.reset()
+        counters.clear()
+        model._compiled(loss)(maps).backward()
+        assert counters["aot_autograd"]["autograd_cache_hit"] == hits
+        gradients.append(convolution.weight.grad)
+        convolution.weight.grad = None
+    assert gradients[0].any() and (gradients[0] == gradients[1]).all()
