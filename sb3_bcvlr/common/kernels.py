@@ -16,9 +16,9 @@ import torch as th
 from torch.nn import functional as F
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # not with every PyTorch
-MAX_CHANNELS = 24  # with more, cuDNN is as fast
-# What was fastest on an H100 (docs/benchmarks/speed.md): pairs of pixels that a program takes at a time, how many of these it
-# loads ahead, its warps, and the programs among which the pairs are shared; 0: as many as there are times.
+MAX_CHANNELS = 24  # w's in the paper's networks; more were not tried
+# What was fastest on an H100 (docs/benchmarks/speed_kernels.csv): how many pairs of pixels a program takes at a time, the
+# stages of its loop (1: nothing is loaded ahead), its warps, and the programs that share the pairs (0: each takes one lot).
 CONVOLUTION = {"n_pairs": 64, "n_stages": 1, "num_warps": 4, "n_programs": 0}
 CONVOLUTION_16 = {"n_pairs": 64, "n_stages": 3, "num_warps": 4, "n_programs": 264}  # of 16 channels to 16
 WEIGHT_GRADIENT = {"n_pairs": 64, "n_stages": 2, "num_warps": 4, "n_programs": 528}
@@ -238,6 +238,7 @@ def _weight_gradient(x: th.Tensor, gradient: th.Tensor) -> tuple[th.Tensor, th.T
 
 
 def _new_gradients(x: th.Tensor, gradient: th.Tensor, *n_parts: int) -> tuple[th.Tensor, th.Tensor]:
+    """Not yet written: what ``_weight_gradient`` returns, or its parts, one for each program."""
     n_input, n_output = _padded(x.shape[3]), _padded(gradient.shape[3])
     weight = x.new_empty(*n_parts, 3, 4, n_input, 2, n_output, dtype=th.float32)
     return weight, x.new_empty(*n_parts, 2, n_output, dtype=th.float32)
