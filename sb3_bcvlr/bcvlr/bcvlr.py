@@ -573,10 +573,8 @@ class BCVLR(VideoImitationAlgorithm):
         if observations.ndim == 1 + len(self.observation_space.shape):
             observations = maybe_transpose(observations, self.observation_space)
         n_actions = len(actions)
-        observations_shape, actions_shape = (n_actions + 1, *self.observation_space.shape), (
-            n_actions,
-            *self.action_space.shape,
-        )
+        observations_shape = (n_actions + 1, *self.observation_space.shape)
+        actions_shape = (n_actions, *self.action_space.shape)
         if n_actions == 0 or observations.shape != observations_shape or actions.size != math.prod(actions_shape):
             raise ValueError(
                 f"{name} has observations of shape {observations.shape} and actions of shape {actions.shape}, expected "

@@ -29,6 +29,16 @@ def _padded(n_channels: int) -> int:
     return 1 << (n_channels - 1).bit_length()
 
 
+def _convolution_settings(n_input: int, n_output: int) -> dict[str, int]:
+    return CONVOLUTION_16 if n_input == n_output == 16 else CONVOLUTION
+
+
+def _sizes(x: th.Tensor, n_output: int) -> tuple[int, ...]:
+    """What a kernel wants to know of maps x (B, H, W, C_in) and of what they become."""
+    n_samples, height, width, n_input = x.shape
+    return n_samples * height * width // 2, height, width, n_input, _padded(n_input), n_output, _padded(n_output)
+
+
 def _convolve(
     x: th.Tensor,
     weight: th.Tensor,
@@ -48,17 +58,14 @@ def _convolve(
 
     given = (x, weight, bias, mask, residual, output, rectified)
     assert all(tensor is None or tensor.is_contiguous() for tensor in given)
-    n_pairs = x[..., 0].numel() // 2
     n_output = next(maps.shape[3] for maps in (output, rectified) if maps is not None)
-    settings = CONVOLUTION_16 if x.shape[3] == n_output == 16 else CONVOLUTION
-    n_times = -(-n_pairs // settings["n_pairs"])
-    convolve[(min(settings["n_programs"] or n_times, n_times),)](
+    n_pairs, *sizes = _sizes(x, n_output)
+    settings = _convolution_settings(x.shape[3], n_output)
+    n_lots = -(-n_pairs // settings["n_pairs"])
+    convolve[(min(settings["n_programs"] or n_lots, n_lots),)](
         *(x if tensor is None else tensor for tensor in given),
         n_pairs,
-        *x.shape[1:],
-        _padded(x.shape[3]),
-        n_output,
-        _padded(n_output),
+        *sizes,
         bias is not None,
         mask is not None,
         residual is not None,
@@ -86,18 +93,18 @@ def _convolution_outputs(x: th.Tensor, weight: th.Tensor, bias: th.Tensor, with_
 
 @th.library.custom_op("sb3_bcvlr::convolution_backward", mutates_args=())
 def _convolution_backward(
-    gradient: th.Tensor, x: th.Tensor, transposed: th.Tensor, of_x: bool
+    gradient: th.Tensor, x: th.Tensor, transposed: th.Tensor | None
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """From the output's gradient that of x, where ``of_x``, and those of the pairs' weight and bias."""
-    x_gradient = th.empty_like(x) if of_x else x.new_empty(0)
-    if of_x:
+    """From the output's gradient that of x, empty without ``transposed``, and those of the pairs' weight and bias."""
+    x_gradient = x.new_empty(0) if transposed is None else th.empty_like(x)
+    if transposed is not None:
         _convolve(gradient, transposed, output=x_gradient)
     return x_gradient, *_weight_gradient(x, gradient)
 
 
 @_convolution_backward.register_fake
-def _(gradient: th.Tensor, x: th.Tensor, transposed: th.Tensor, of_x: bool) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    return th.empty_like(x) if of_x else x.new_empty(0), *_new_gradients(x, gradient)
+def _(gradient: th.Tensor, x: th.Tensor, transposed: th.Tensor | None) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    return x.new_empty(0) if transposed is None else th.empty_like(x), *_new_gradients(x, gradient)
 
 
 class NarrowConvolution(th.autograd.Function):
@@ -119,8 +126,9 @@ class NarrowConvolution(th.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: th.Tensor) -> tuple[th.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x = ctx.needs_input_grad[0]
-        x_gradient, *pairs = _convolution_backward(gradients[0].contiguous(), x, _transposed(weight, x.dtype), of_x)
+        of_x = ctx.needs_input_grad[0]  # not of pictures
+        transposed = _transposed(weight, x.dtype) if of_x else None
+        x_gradient, *pairs = _convolution_backward(gradients[0].contiguous(), x, transposed)
         return x_gradient if of_x else None, *_single_gradients(weight.shape, *pairs), None
 
 
@@ -224,11 +232,7 @@ def _weight_gradient(x: th.Tensor, gradient: th.Tensor) -> tuple[th.Tensor, th.T
         x,
         gradient,
         *parts,
-        x[..., 0].numel() // 2,
-        *x.shape[1:],
-        _padded(x.shape[3]),
-        gradient.shape[3],
-        _padded(gradient.shape[3]),
+        *_sizes(x, gradient.shape[3]),
         WEIGHT_GRADIENT["n_pairs"],
         WEIGHT_GRADIENT["n_stages"],
         num_warps=WEIGHT_GRADIENT["num_warps"],

@@ -59,7 +59,7 @@ class FoldedConvolutions(nn.Module):
         :return: ``layers(x)``, channels last in memory
         """
         widths = [max(layer.weight.shape[:2]) for part in layers for layer in part.modules() if isinstance(layer, nn.Conv2d)]
-        if kernels.suits(x, max(widths, default=x.shape[1])):
+        if kernels.suits(x, max(widths)):
             return convolve_narrow(layers, x)
         x = x.permute(0, 2, 3, 1).unflatten(2, (-1, self.n)).flatten(3).permute(0, 3, 1, 2)  # pixels of n
         for layer in layers:

@@ -36,6 +36,12 @@ def pair_places(pair, n_pairs, n_channels: tl.constexpr, n_padded: tl.constexpr)
 
 
 @triton.jit
+def weight_places(n_input_padded: tl.constexpr, n_output_padded: tl.constexpr):
+    """Where the weights of one row lie, from windows to pairs: (4 * n_input_padded, 2 * n_output_padded)."""
+    return tl.arange(0, 4 * n_input_padded)[:, None] * (2 * n_output_padded) + tl.arange(0, 2 * n_output_padded)[None, :]
+
+
+@triton.jit
 def load_pairs(
     maps,
     pair,
@@ -78,11 +84,10 @@ def convolve(
     n_stages: tl.constexpr,
 ):
     n_weights: tl.constexpr = 4 * n_input_padded * 2 * n_output_padded
-    number = tl.arange(0, 2 * n_output_padded)
-    weights = weight + tl.arange(0, 4 * n_input_padded)[:, None] * (2 * n_output_padded) + number[None, :]
+    weights = weight + weight_places(n_input_padded, n_output_padded)
     # All before the first product: otherwise ptxas 12.8 forgets an address, and what comes out is wrong.
     weights0, weights1, weights2 = tl.load(weights), tl.load(weights + n_weights), tl.load(weights + 2 * n_weights)
-    channel = number % n_output_padded
+    channel = tl.arange(0, 2 * n_output_padded) % n_output_padded
     added = tl.load(bias + channel, channel < n_output, 0.0).to(tl.float32)[None, :] if has_bias else 0.0
     for first in tl.range(tl.program_id(0) * n_tile, n_pairs, tl.num_programs(0) * n_tile, num_stages=n_stages):
         pair = first + tl.arange(0, n_tile)
@@ -136,10 +141,8 @@ def weight_gradient(
         here = tl.dot(pixels, of_here, here, input_precision="ieee")
         below = tl.dot(pixels, of_above, below, input_precision="ieee")
         bias += tl.sum(of_here.to(tl.float32), 0)
-    number = tl.arange(0, 2 * n_output_padded)
-    weights = weight_parts + tl.program_id(0) * 3 * n_weights
-    weights += tl.arange(0, 4 * n_input_padded)[:, None] * (2 * n_output_padded) + number[None, :]
+    weights = weight_parts + tl.program_id(0) * 3 * n_weights + weight_places(n_input_padded, n_output_padded)
     tl.store(weights, above)
     tl.store(weights + n_weights, here)
     tl.store(weights + 2 * n_weights, below)
-    tl.store(bias_parts + tl.program_id(0) * 2 * n_output_padded + number, bias)
+    tl.store(bias_parts + tl.program_id(0) * 2 * n_output_padded + tl.arange(0, 2 * n_output_padded), bias)

@@ -1283,7 +1283,7 @@ def test_rollouts_act_by_what_may_be_a_graph_and_nobody_else_does():
     n_calls = []
     decode = model._rollout_decode
     model._rollout_decode = lambda observations: n_calls.append(len(observations)) or decode(observations)
-    model.learn(7, callback=lambda *_: bool(model.predict(model.env.reset()).__len__()))  # as an evaluation between two steps
+    model.learn(7, callback=lambda *_: len(model.predict(model.env.reset())) > 0)  # as an evaluation between two steps
     assert n_calls == [1] * model.num_timesteps
 
 

@@ -25,8 +25,7 @@ from sb3_bcvlr.common import kernels, triton_convolution
 
 for number, (name, n_input, n_output, flags) in enumerate(json.loads(sys.argv[1])):
     kernel = getattr(triton_convolution, name)
-    settings = kernels.CONVOLUTION_16 if n_input == n_output == 16 else kernels.CONVOLUTION
-    settings = kernels.WEIGHT_GRADIENT if name == "weight_gradient" else settings
+    settings = kernels.WEIGHT_GRADIENT if name == "weight_gradient" else kernels._convolution_settings(n_input, n_output)
     constants = {
         "height": 64, "width": 64, "n_input": n_input, "n_input_padded": kernels._padded(n_input), "n_output": n_output,
         "n_output_padded": kernels._padded(n_output), "n_tile": settings["n_pairs"], "n_stages": settings["n_stages"], **flags,
