@@ -58,8 +58,6 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("counts", th.full((n_codebooks, codebook_size), 0.0 if zero_counts else start))
         self.register_buffer("sums", start * codes)
 
-    @th.autocast("cuda", enabled=False)  # averages of codes need their precision
-    @th.autocast("cpu", enabled=False)
     def forward(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
         :param z: (B, latent_dim)
@@ -83,7 +81,8 @@ class VectorQuantizer(nn.Module):
         """Move each code to the average of its vectors, exponentially forgetting, with Laplace-smoothed counts."""
         chosen = F.one_hot(indices, self.codebook_size).to(vectors.dtype)  # (codebooks, N, codes)
         self.counts.lerp_(chosen.sum(1), 1 - self.decay)
-        self.sums.lerp_(chosen.transpose(1, 2) @ vectors, 1 - self.decay)
+        sums = chosen.double().transpose(1, 2) @ vectors.double()  # a product that autocast leaves alone: averages need precision
+        self.sums.lerp_(sums.float(), 1 - self.decay)
         total = self.counts.sum(-1, keepdim=True)
         smoothed = (self.counts + 1e-5) / (total + self.codebook_size * 1e-5) * total
         self.codes.copy_(self.sums / smoothed[..., None])
