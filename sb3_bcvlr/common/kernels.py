@@ -10,6 +10,7 @@ with a matrix that holds each weight twice, once for either, and 0 where a pixel
 """
 
 import importlib.util
+import math
 from typing import Any
 
 import torch as th
@@ -17,11 +18,14 @@ from torch.nn import functional as F
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # not with every PyTorch
 MAX_CHANNELS = 24  # w's in the paper's networks; more were not tried
-# What was fastest on an H100 (docs/benchmarks/speed_kernels.csv): how many pairs of pixels a program takes at a time, the
-# stages of its loop (1: nothing is loaded ahead), its warps, and the programs that share the pairs (0: each takes one lot).
+# What was fastest on an H100, forwards (docs/benchmarks/speed_kernels.csv; backwards not tried yet): how many pairs of pixels a
+# program takes at a time, the stages of its loop (1: nothing is loaded ahead), its warps, and the programs that share the pairs
+# (0: each takes one lot).
 CONVOLUTION = {"n_pairs": 64, "n_stages": 1, "num_warps": 4, "n_programs": 0}
 CONVOLUTION_16 = {"n_pairs": 64, "n_stages": 3, "num_warps": 4, "n_programs": 264}  # of 16 channels to 16
-WEIGHT_GRADIENT = {"n_pairs": 64, "n_stages": 2, "num_warps": 4, "n_programs": 528}
+BACKWARD = {"n_pairs": 64, "n_stages": 1, "num_warps": 4, "n_programs": 528}
+BACKWARD_16 = {"n_pairs": 64, "n_stages": 3, "num_warps": 4, "n_programs": 264}
+BACKWARD_WIDE = {"n_pairs": 64, "n_stages": 1, "num_warps": 8, "n_programs": 264}  # of more than 16
 
 
 def _padded(n_channels: int) -> int:
@@ -29,235 +33,237 @@ def _padded(n_channels: int) -> int:
     return 1 << (n_channels - 1).bit_length()
 
 
-def _convolution_settings(n_input: int, n_output: int) -> dict[str, int]:
-    return CONVOLUTION_16 if n_input == n_output == 16 else CONVOLUTION
+def _settings(n_input: int, n_output: int, of_weights: bool = False) -> dict[str, int]:
+    if n_input == n_output == 16:
+        return BACKWARD_16 if of_weights else CONVOLUTION_16
+    if not of_weights:
+        return CONVOLUTION
+    return BACKWARD if max(n_input, n_output) <= 16 else BACKWARD_WIDE
 
 
-def _sizes(x: th.Tensor, n_output: int) -> tuple[int, ...]:
-    """What a kernel wants to know of maps x (B, H, W, C_in) and of what they become."""
-    n_samples, height, width, n_input = x.shape
-    return n_samples * height * width // 2, height, width, n_input, _padded(n_input), n_output, _padded(n_output)
+def _n_pairs(maps: th.Tensor) -> int:
+    return math.prod(maps.shape[:3]) // 2
+
+
+def _n_programs(maps: th.Tensor, settings: dict[str, int]) -> int:
+    n_lots = -(-_n_pairs(maps) // settings["n_pairs"])
+    return min(settings["n_programs"] or n_lots, n_lots)
+
+
+def _launch(kernel: Any, maps: th.Tensor, n_output: int, settings: dict[str, int], *arguments: Any, **flags: bool) -> None:
+    """``kernel`` on ``arguments``, the sizes of ``maps`` (B, H, W, C), which it turns into others of ``n_output`` channels."""
+    assert all(tensor.is_contiguous() for tensor in arguments)
+    _, height, width, n_channels = maps.shape
+    kernel[(_n_programs(maps, settings),)](
+        *arguments,
+        _n_pairs(maps),
+        height,
+        width,
+        n_channels,
+        _padded(n_channels),
+        n_output,
+        _padded(n_output),
+        **flags,
+        n_tile=settings["n_pairs"],
+        n_stages=settings["n_stages"],
+        num_warps=settings["num_warps"],
+    )
 
 
 def _convolve(
     x: th.Tensor,
     weight: th.Tensor,
-    bias: th.Tensor | None = None,
-    mask: th.Tensor | None = None,
+    bias: th.Tensor,
     residual: th.Tensor | None = None,
-    output: th.Tensor | None = None,
-    rectified: th.Tensor | None = None,
-) -> None:
+    rectifies_input: bool = False,
+    rectifies_output: bool = False,
+) -> th.Tensor:
     """
-    output = x * weight + bias, or 0 of it where not mask > 0, + residual; rectified = ReLU(output).
+    ReLU(x) * weight + bias + residual, or of x as it is; and the ReLU of that.
 
     :param x: (B, H, W, C_in); the other maps (B, H, W, C_out), all contiguous
     :param weight: of ``_pair_weight``
     """
     from sb3_bcvlr.common.triton_convolution import convolve
 
-    given = (x, weight, bias, mask, residual, output, rectified)
-    assert all(tensor is None or tensor.is_contiguous() for tensor in given)
-    n_output = next(maps.shape[3] for maps in (output, rectified) if maps is not None)
-    n_pairs, *sizes = _sizes(x, n_output)
-    settings = _convolution_settings(x.shape[3], n_output)
-    n_lots = -(-n_pairs // settings["n_pairs"])
-    convolve[(min(settings["n_programs"] or n_lots, n_lots),)](
-        *(x if tensor is None else tensor for tensor in given),
-        n_pairs,
-        *sizes,
-        bias is not None,
-        mask is not None,
-        residual is not None,
-        output is not None,
-        rectified is not None,
-        settings["n_pairs"],
-        settings["n_stages"],
-        num_warps=settings["num_warps"],
+    output = _new_output(x, bias)
+    n_output = len(bias)
+    flags = dict(has_residual=residual is not None, rectifies_input=rectifies_input, rectifies_output=rectifies_output)
+    maps = (x, weight, bias, x if residual is None else residual, output)
+    _launch(convolve, x, n_output, _settings(x.shape[3], n_output), *maps, **flags)
+    return output
+
+
+def _new_output(x: th.Tensor, bias: th.Tensor) -> th.Tensor:
+    return x.new_empty(*x.shape[:3], len(bias))
+
+
+def _convolve_backward(
+    gradient: th.Tensor,
+    x: th.Tensor,
+    transposed: th.Tensor | None,
+    residual: th.Tensor | None = None,
+    rectifies_input: bool = False,
+    is_rectified: bool = False,
+    of_weights: bool = True,
+) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """
+    What ``_convolve`` made of x, backwards: both gradients take the same maps, so they are made at once.
+
+    :param gradient: (B, H, W, C_out), of the output
+    :param x: (B, H, W, C_in)
+    :param transposed: of ``_transposed``; None, as of pictures: no gradient of x
+    :param residual: is added to the gradient of x
+    :param rectifies_input: x went through a ReLU before
+    :param is_rectified: x comes from a ReLU, whose input the gradient is of
+    :return: the gradients of x, of the transposed pairs' weight (3, 4, P_out, 2, P_in), and of their bias (4, P_out); empty
+        where nobody asks for them
+    """
+    from sb3_bcvlr.common.triton_convolution import convolve_backward
+
+    n_input, n_output = x.shape[3], gradient.shape[3]
+    settings = _settings(n_output, n_input, of_weights)
+    outputs = _new_gradients(gradient, x, transposed is not None, of_weights, _n_programs(gradient, settings))
+    _launch(
+        convolve_backward,
+        gradient,
+        n_input,
+        settings,
+        gradient,
+        gradient if transposed is None else transposed,
+        x,
+        gradient if residual is None else residual,
+        *outputs,
+        has_residual=residual is not None,
+        rectifies_input=rectifies_input,
+        is_rectified=is_rectified,
+        of_input=transposed is not None,
+        of_weights=of_weights,
     )
+    x_gradient, weight, bias = outputs
+    return (x_gradient, weight.sum(0), bias.sum(0)) if of_weights else outputs
+
+
+def _new_gradients(
+    gradient: th.Tensor, x: th.Tensor, of_input: bool, of_weights: bool, *n_parts: int
+) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """Not yet written: what ``_convolve_backward`` returns, or the parts of it, one for each program."""
+    x_gradient = th.empty_like(x) if of_input else x.new_empty(0)
+    if not of_weights:
+        return x_gradient, x.new_empty(0), x.new_empty(0)
+    n_input, n_output = _padded(x.shape[3]), _padded(gradient.shape[3])
+    weight = x.new_empty(*n_parts, 3, 4, n_output, 2, n_input, dtype=th.float32)
+    return x_gradient, weight, x.new_empty(*n_parts, 4, n_output, dtype=th.float32)
 
 
 @th.library.custom_op("sb3_bcvlr::convolution", mutates_args=())
-def _convolution(x: th.Tensor, weight: th.Tensor, bias: th.Tensor, with_relu: bool) -> tuple[th.Tensor, th.Tensor]:
-    """A convolution and its ReLU, which is empty where nobody asks for it."""
-    outputs = _convolution_outputs(x, weight, bias, with_relu)
-    _convolve(x, weight, bias, output=outputs[0], rectified=outputs[1] if with_relu else None)
-    return outputs
+def _convolution(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
+    return _convolve(x, weight, bias)
 
 
 @_convolution.register_fake
-def _convolution_outputs(x: th.Tensor, weight: th.Tensor, bias: th.Tensor, with_relu: bool) -> tuple[th.Tensor, th.Tensor]:
-    output = x.new_empty(*x.shape[:3], len(bias))
-    return output, th.empty_like(output) if with_relu else x.new_empty(0)
+def _(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
+    return _new_output(x, bias)
 
 
 @th.library.custom_op("sb3_bcvlr::convolution_backward", mutates_args=())
 def _convolution_backward(
     gradient: th.Tensor, x: th.Tensor, transposed: th.Tensor | None
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """From the output's gradient that of x, empty without ``transposed``, and those of the pairs' weight and bias."""
-    x_gradient = x.new_empty(0) if transposed is None else th.empty_like(x)
-    if transposed is not None:
-        _convolve(gradient, transposed, output=x_gradient)
-    return x_gradient, *_weight_gradient(x, gradient)
+    return _convolve_backward(gradient, x, transposed)
 
 
 @_convolution_backward.register_fake
 def _(gradient: th.Tensor, x: th.Tensor, transposed: th.Tensor | None) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    return x.new_empty(0) if transposed is None else th.empty_like(x), *_new_gradients(x, gradient)
+    return _new_gradients(gradient, x, transposed is not None, True)
 
 
 class NarrowConvolution(th.autograd.Function):
     """
-    A 3x3 convolution of few channels with a stride and a padding of 1, on maps (B, H, W, C), and its ReLU:
+    A 3x3 convolution of few channels with a stride and a padding of 1, on maps (B, H, W, C):
 
-        output, rectified = NarrowConvolution.apply(x, weight, bias, with_relu)
-
-    where no gradient goes through ``rectified``, which is empty without ``with_relu``.
+        output = NarrowConvolution.apply(x, weight, bias)
     """
 
     @staticmethod
-    def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, bias: th.Tensor, with_relu: bool) -> tuple[th.Tensor, th.Tensor]:
-        output, rectified = _convolution(x, _pair_weight(weight).to(x.dtype), bias, with_relu)
+    def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.mark_non_differentiable(rectified)
-        return output, rectified
+        return _convolution(x, _pair_weight(weight).to(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: th.Tensor) -> tuple[th.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x = ctx.needs_input_grad[0]  # not of pictures
-        transposed = _transposed(weight, x.dtype) if of_x else None
+        of_input = ctx.needs_input_grad[0]  # not of pictures
+        transposed = _transposed(weight, x.dtype) if of_input else None
         x_gradient, *pairs = _convolution_backward(gradients[0].contiguous(), x, transposed)
-        return x_gradient if of_x else None, *_single_gradients(weight.shape, *pairs), None
+        return x_gradient if of_input else None, *_single_gradients(weight.shape, *pairs)
 
 
 @th.library.custom_op("sb3_bcvlr::residual_block", mutates_args=())
 def _residual_block(
-    x: th.Tensor,
-    rectified: th.Tensor,
-    weight1: th.Tensor,
-    bias1: th.Tensor,
-    weight2: th.Tensor,
-    bias2: th.Tensor,
-    with_relu: bool,
-) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """x + conv(ReLU(conv(ReLU(x)))) from x and ReLU(x), its ReLU, empty where nobody asks for it, and ReLU(conv(ReLU(x)))."""
-    output, output_rectified, hidden = _block_outputs(x, rectified, weight1, bias1, weight2, bias2, with_relu)
-    _convolve(rectified, weight1, bias1, rectified=hidden)
-    _convolve(hidden, weight2, bias2, residual=x, output=output, rectified=output_rectified if with_relu else None)
-    return output, output_rectified, hidden
+    x: th.Tensor, weight1: th.Tensor, bias1: th.Tensor, weight2: th.Tensor, bias2: th.Tensor
+) -> tuple[th.Tensor, th.Tensor]:
+    """x + conv(ReLU(conv(ReLU(x)))), and ReLU(conv(ReLU(x)))."""
+    hidden = _convolve(x, weight1, bias1, rectifies_input=True, rectifies_output=True)
+    return _convolve(hidden, weight2, bias2, residual=x), hidden
 
 
 @_residual_block.register_fake
-def _block_outputs(x: th.Tensor, rectified: th.Tensor, weight1: th.Tensor, bias1: th.Tensor, *rest: Any) -> Any:
-    return th.empty_like(x), th.empty_like(x) if rest[-1] else x.new_empty(0), x.new_empty(*x.shape[:3], len(bias1))
+def _(x: th.Tensor, weight1: th.Tensor, bias1: th.Tensor, *rest: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    return th.empty_like(x), _new_output(x, bias1)
 
 
 @th.library.custom_op("sb3_bcvlr::residual_block_backward", mutates_args=())
 def _residual_block_backward(
-    gradient: th.Tensor,
-    rectified: th.Tensor,
-    hidden: th.Tensor,
-    transposed1: th.Tensor,
-    transposed2: th.Tensor,
-    of_weights: bool,
+    gradient: th.Tensor, x: th.Tensor, hidden: th.Tensor, transposed1: th.Tensor, transposed2: th.Tensor, of_weights: bool
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
     """From the output's gradient that of x and, where ``of_weights``, those of the pairs' weights and biases."""
-    x_gradient, hidden_gradient = th.empty_like(gradient), th.empty_like(hidden)
-    _convolve(gradient, transposed2, mask=hidden, output=hidden_gradient)
-    _convolve(hidden_gradient, transposed1, mask=rectified, residual=gradient, output=x_gradient)
-    if not of_weights:
-        return x_gradient, *_no_gradients(gradient), *_no_gradients(gradient)
-    return x_gradient, *_weight_gradient(rectified, hidden_gradient), *_weight_gradient(hidden, gradient)
+    hidden_gradient, *of_second = _convolve_backward(gradient, hidden, transposed2, is_rectified=True, of_weights=of_weights)
+    x_gradient, *of_first = _convolve_backward(
+        hidden_gradient, x, transposed1, residual=gradient, rectifies_input=True, of_weights=of_weights
+    )
+    return x_gradient, *of_first, *of_second
 
 
 @_residual_block_backward.register_fake
-def _(gradient: th.Tensor, rectified: th.Tensor, hidden: th.Tensor, *rest: Any) -> Any:
-    if not rest[-1]:
-        return th.empty_like(gradient), *_no_gradients(gradient), *_no_gradients(gradient)
-    return th.empty_like(gradient), *_new_gradients(rectified, hidden), *_new_gradients(hidden, gradient)
+def _(gradient: th.Tensor, x: th.Tensor, hidden: th.Tensor, *rest: Any) -> Any:
+    x_gradient, *of_first = _new_gradients(hidden, x, True, rest[-1])
+    return x_gradient, *of_first, *_new_gradients(gradient, hidden, True, rest[-1])[1:]
 
 
 class NarrowResidualBlock(th.autograd.Function):
     """
     ``networks.ResidualBlock`` of few channels, on maps (B, H, W, C), by the kernels of this module:
 
-        x, rectified = NarrowResidualBlock.apply(x, rectified, weight1, bias1, weight2, bias2, with_relu)
-
-    where ``rectified`` is ReLU(x), through which no gradient goes, before the block and after it; empty without ``with_relu``.
+        output = NarrowResidualBlock.apply(x, weight1, bias1, weight2, bias2)
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: th.Tensor,
-        rectified: th.Tensor,
-        weight1: th.Tensor,
-        bias1: th.Tensor,
-        weight2: th.Tensor,
-        bias2: th.Tensor,
-        with_relu: bool,
-    ) -> tuple[th.Tensor, th.Tensor]:
+        ctx: Any, x: th.Tensor, weight1: th.Tensor, bias1: th.Tensor, weight2: th.Tensor, bias2: th.Tensor
+    ) -> th.Tensor:
         pair_weight1, pair_weight2 = (_pair_weight(weight).to(x.dtype) for weight in (weight1, weight2))
-        output, output_rectified, hidden = _residual_block(x, rectified, pair_weight1, bias1, pair_weight2, bias2, with_relu)
-        ctx.save_for_backward(rectified, hidden, weight1, weight2)
-        ctx.mark_non_differentiable(output_rectified)
-        return output, output_rectified
+        output, hidden = _residual_block(x, pair_weight1, bias1, pair_weight2, bias2)
+        ctx.save_for_backward(x, hidden, weight1, weight2)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        rectified, hidden, weight1, weight2 = ctx.saved_tensors
-        transposed = (_transposed(weight, rectified.dtype) for weight in (weight1, weight2))
-        of_weights = any(ctx.needs_input_grad[2:6])  # not of a frozen network's
-        x_gradient, *pairs = _residual_block_backward(gradients[0].contiguous(), rectified, hidden, *transposed, of_weights)
+        x, hidden, weight1, weight2 = ctx.saved_tensors
+        transposed = (_transposed(weight, x.dtype) for weight in (weight1, weight2))
+        of_weights = any(ctx.needs_input_grad[1:])  # not of a frozen network's
+        x_gradient, *pairs = _residual_block_backward(gradients[0].contiguous(), x, hidden, *transposed, of_weights)
         if not of_weights:
-            return x_gradient, None, None, None, None, None, None
-        of_first, of_second = _single_gradients(weight1.shape, *pairs[:2]), _single_gradients(weight2.shape, *pairs[2:])
-        return x_gradient, None, *of_first, *of_second, None
-
-
-def _weight_gradient(x: th.Tensor, gradient: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """
-    The gradients of the pairs' weight, (3, 4, P_in, 2, P_out) as of ``_pair_weight``, and of their bias, (2, P_out).
-
-    :param x: (B, H, W, C_in), which was convolved
-    :param gradient: (B, H, W, C_out), of what it became
-    """
-    from sb3_bcvlr.common.triton_convolution import weight_gradient
-
-    assert x.is_contiguous() and gradient.is_contiguous()
-    parts = _new_gradients(x, gradient, WEIGHT_GRADIENT["n_programs"])
-    weight_gradient[(WEIGHT_GRADIENT["n_programs"],)](
-        x,
-        gradient,
-        *parts,
-        *_sizes(x, gradient.shape[3]),
-        WEIGHT_GRADIENT["n_pairs"],
-        WEIGHT_GRADIENT["n_stages"],
-        num_warps=WEIGHT_GRADIENT["num_warps"],
-    )
-    weight, bias = parts
-    return weight.sum(0), bias.sum(0)
-
-
-def _new_gradients(x: th.Tensor, gradient: th.Tensor, *n_parts: int) -> tuple[th.Tensor, th.Tensor]:
-    """Not yet written: what ``_weight_gradient`` returns, or its parts, one for each program."""
-    n_input, n_output = _padded(x.shape[3]), _padded(gradient.shape[3])
-    weight = x.new_empty(*n_parts, 3, 4, n_input, 2, n_output, dtype=th.float32)
-    return weight, x.new_empty(*n_parts, 2, n_output, dtype=th.float32)
-
-
-def _no_gradients(x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    return x.new_empty(0), x.new_empty(0)
+            return x_gradient, None, None, None, None
+        return x_gradient, *_single_gradients(weight1.shape, *pairs[:2]), *_single_gradients(weight2.shape, *pairs[2:])
 
 
 def _single_gradients(shape: th.Size, pairs: th.Tensor, bias: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """The gradients of a weight of ``shape`` (C_out, C_in, 3, 3) and of its bias (C_out,), from those of the pairs'."""
+    """The gradients of a weight of ``shape`` (C_out, C_in, 3, 3) and of its bias, from those of ``_convolve_backward``."""
     n_output, n_input = shape[:2]
-    pairs = pairs[:, :, :n_input, :, :n_output]
-    taps = pairs[:, :3, :, 0] + pairs[:, 1:, :, 1]  # (3, 3, C_in, C_out): the second pixel's neighbours are one further
-    return taps.permute(3, 2, 0, 1), bias.sum(0)[:n_output]
+    pairs = pairs[:, :, :n_output, :, :n_input]
+    taps = pairs[:, :3, :, 0] + pairs[:, 1:, :, 1]  # (3, 3, C_out, C_in): the second pixel's neighbours are one further
+    return taps.flip(0, 1).permute(2, 3, 0, 1), bias[1:3, :n_output].sum(0)  # a pair lies between its neighbours
 
 
 def _pair_weight(weight: th.Tensor) -> th.Tensor:
@@ -268,11 +274,10 @@ def _pair_weight(weight: th.Tensor) -> th.Tensor:
     :return: (3, 4, P_in, 2, P_out): from three rows of a pair and the pixels before and after it, to the pair; channels that
         are missing to a power of two are 0
     """
-    tap, to_pixel, from_pixel = (th.arange(n, device=weight.device) for n in (3, 2, 4))
-    is_tap = from_pixel == to_pixel[:, None] + tap[:, None, None]  # the first is the one before the pair
-    placed = (weight[..., None, None] * is_tap).sum(3).permute(2, 4, 1, 3, 0)  # (3, 4, C_in, 2, C_out)
     n_output, n_input = weight.shape[:2]
-    return F.pad(placed, (0, _padded(n_output) - n_output, 0, 0, 0, _padded(n_input) - n_input)).contiguous()
+    placed = th.stack((F.pad(weight, (0, 1)), F.pad(weight, (1, 0))), 3)  # (C_out, C_in, 3, 2, 4): the first is a pixel behind
+    missing = (0, _padded(n_output) - n_output, 0, 0, 0, _padded(n_input) - n_input)
+    return F.pad(placed.permute(2, 4, 1, 3, 0), missing).contiguous()
 
 
 def _transposed(weight: th.Tensor, dtype: th.dtype) -> th.Tensor:

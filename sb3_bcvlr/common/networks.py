@@ -86,29 +86,26 @@ class FoldedConvolutions(nn.Module):
 def convolve_narrow(layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
     """``FoldedConvolutions.forward`` by kernels of our own, which want a multiple of 4 channels: the rest are 0."""
 
-    def fill_up(tensor: th.Tensor, *n_channels: int) -> th.Tensor:
-        """The last dimensions' channels; to fill up none would copy them all."""
-        missing = [padding for n in reversed(n_channels) for padding in (0, -n % 4)]
-        return F.pad(tensor, missing) if any(missing) else tensor
+    def fill_up(tensor: th.Tensor, *paddings: int) -> th.Tensor:
+        """As ``F.pad``, which copies where there is nothing to fill up."""
+        return F.pad(tensor, paddings) if any(paddings) else tensor
 
     def parameters(convolution: nn.Conv2d) -> tuple[th.Tensor, th.Tensor]:
         weight, bias = convolution.weight, convolution.bias
         assert bias is not None
-        return fill_up(weight.permute(2, 3, 0, 1), *weight.shape[:2]).permute(2, 3, 0, 1), fill_up(bias, len(bias))
+        n_output, n_input = weight.shape[:2]
+        return fill_up(weight, 0, 0, 0, 0, 0, -n_input % 4, 0, -n_output % 4), fill_up(bias, 0, -n_output % 4)
 
-    n_channels, rectified = x.shape[1], None
-    maps = fill_up(x.to(kernels.working_dtype(x)).permute(0, 2, 3, 1), n_channels).contiguous()
-    for layer, following in zip(layers, (*layers[1:], None), strict=True):
-        with_relu = isinstance(following, ResidualBlock)  # which begins with it
+    n_channels = x.shape[1]
+    maps = fill_up(x.to(kernels.working_dtype(x)).permute(0, 2, 3, 1), 0, -n_channels % 4).contiguous()
+    for layer in layers:
         if isinstance(layer, ResidualBlock):
-            rectified = F.relu(maps).detach() if rectified is None else rectified
-            block = *parameters(layer.conv1), *parameters(layer.conv2)
-            maps, rectified = kernels.NarrowResidualBlock.apply(maps, rectified, *block, with_relu)
+            maps = kernels.NarrowResidualBlock.apply(maps, *parameters(layer.conv1), *parameters(layer.conv2))
         elif isinstance(layer, nn.Conv2d):
             n_channels = layer.out_channels
-            maps, rectified = kernels.NarrowConvolution.apply(maps, *parameters(layer), with_relu)
+            maps = kernels.NarrowConvolution.apply(maps, *parameters(layer))
         else:
-            maps, rectified = layer(maps), None
+            maps = layer(maps)
     return maps[..., :n_channels].permute(0, 3, 1, 2)
 
 

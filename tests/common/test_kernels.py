@@ -15,7 +15,7 @@ SHAPES = [(2, 6, 8, 16, 16), (1, 3, 6, 8, 8), (2, 5, 4, 24, 12), (3, 7, 64, 16, 
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
     """The interpreter takes its time for each; and so some handle several parts of the maps."""
-    for settings in (kernels.CONVOLUTION_16, kernels.WEIGHT_GRADIENT):
+    for settings in (kernels.CONVOLUTION_16, kernels.BACKWARD, kernels.BACKWARD_16, kernels.BACKWARD_WIDE):
         monkeypatch.setitem(settings, "n_programs", 3)
 
 
@@ -41,30 +41,21 @@ def assert_same_gradients(outputs, expected, inputs):
         th.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_it_computes_a_residual_block_and_its_relu(block_and_maps):
+def test_it_computes_a_residual_block(block_and_maps):
     block, maps = block_and_maps
-    output, rectified = kernels.NarrowResidualBlock.apply(maps, maps.relu().detach(), *parameters(block), True)
-    th.testing.assert_close(output, plain(block, maps))
-    th.testing.assert_close(rectified, plain(block, maps).relu())
+    th.testing.assert_close(kernels.NarrowResidualBlock.apply(maps, *parameters(block)), plain(block, maps))
 
 
 def test_its_gradients_are_those_of_a_residual_block(block_and_maps):
     block, maps = block_and_maps
-    output, _ = kernels.NarrowResidualBlock.apply(maps, maps.relu().detach(), *parameters(block), True)
+    output = kernels.NarrowResidualBlock.apply(maps, *parameters(block))
     assert_same_gradients(output, plain(block, maps), (maps, *parameters(block)))
-
-
-def test_a_block_makes_no_relu_that_nobody_asks_for(block_and_maps):
-    block, maps = block_and_maps
-    output, rectified = kernels.NarrowResidualBlock.apply(maps, maps.relu().detach(), *parameters(block), False)
-    th.testing.assert_close(output, plain(block, maps))
-    assert rectified.numel() == 0
 
 
 def test_a_frozen_block_passes_the_gradient_on(block_and_maps):
     block, maps = block_and_maps
     block.requires_grad_(False)
-    output, _ = kernels.NarrowResidualBlock.apply(maps, maps.relu().detach(), *parameters(block), False)
+    output = kernels.NarrowResidualBlock.apply(maps, *parameters(block))
     assert_same_gradients(output, plain(block, maps), (maps,))
 
 
@@ -76,24 +67,21 @@ def convolution_and_maps(request):
     return th.nn.Conv2d(n_input, n_output, 3, padding=1).to(DEVICE), maps
 
 
-def test_it_computes_a_convolution_and_its_relu(convolution_and_maps):
+def test_it_computes_a_convolution(convolution_and_maps):
     convolution, maps = convolution_and_maps
-    output, rectified = kernels.NarrowConvolution.apply(maps, convolution.weight, convolution.bias, True)
-    th.testing.assert_close(output, plain(convolution, maps))
-    th.testing.assert_close(rectified, plain(convolution, maps).relu())
+    th.testing.assert_close(kernels.NarrowConvolution.apply(maps, *convolution.parameters()), plain(convolution, maps))
 
 
 def test_its_gradients_are_those_of_a_convolution(convolution_and_maps):
     convolution, maps = convolution_and_maps
-    output, rectified = kernels.NarrowConvolution.apply(maps, convolution.weight, convolution.bias, False)
-    assert rectified.numel() == 0
+    output = kernels.NarrowConvolution.apply(maps, *convolution.parameters())
     assert_same_gradients(output, plain(convolution, maps), (maps, *convolution.parameters()))
 
 
 def test_a_convolution_of_pictures_has_the_gradients_of_its_weights(convolution_and_maps):
     convolution, maps = convolution_and_maps
     maps = maps.detach()
-    output, _ = kernels.NarrowConvolution.apply(maps, convolution.weight, convolution.bias, False)
+    output = kernels.NarrowConvolution.apply(maps, *convolution.parameters())
     assert_same_gradients(output, plain(convolution, maps), tuple(convolution.parameters()))
 
 
