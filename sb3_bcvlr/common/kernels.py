@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # not with every PyTorch
 MAX_CHANNELS = 24  # w's in the paper's networks; more were not tried
-# What was fastest on an H100, forwards (docs/benchmarks/speed_kernels.csv; backwards not tried yet): how many pairs of pixels a
-# program takes at a time, the stages of its loop (1: nothing is loaded ahead), its warps, and the programs that share the pairs
-# (0: each takes one lot).
+# What was fastest on an H100 forwards (docs/benchmarks/speed_kernels.csv; not tried backwards): how many pairs of pixels a
+# program takes at a time, the stages of its loop (1: nothing is loaded ahead), its warps, and the programs that share the
+# pairs (0: each takes one lot).
 CONVOLUTION = {"n_pairs": 64, "n_stages": 1, "num_warps": 4, "n_programs": 0}
 CONVOLUTION_16 = {"n_pairs": 64, "n_stages": 3, "num_warps": 4, "n_programs": 264}  # of 16 channels to 16
 BACKWARD = {"n_pairs": 64, "n_stages": 1, "num_warps": 4, "n_programs": 528}
@@ -108,7 +108,7 @@ def _convolve_backward(
     of_weights: bool = True,
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """
-    What ``_convolve`` made of x, backwards: both gradients take the same maps, so they are made at once.
+    ``_convolve`` backwards. The gradients of the input and of the weights take the same maps, so one kernel makes both.
 
     :param gradient: (B, H, W, C_out), of the output
     :param x: (B, H, W, C_in)
@@ -218,11 +218,13 @@ def _residual_block_backward(
     gradient: th.Tensor, x: th.Tensor, hidden: th.Tensor, transposed1: th.Tensor, transposed2: th.Tensor, of_weights: bool
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
     """From the output's gradient that of x and, where ``of_weights``, those of the pairs' weights and biases."""
-    hidden_gradient, *of_second = _convolve_backward(gradient, hidden, transposed2, is_rectified=True, of_weights=of_weights)
-    x_gradient, *of_first = _convolve_backward(
+    hidden_gradient, weight2, bias2 = _convolve_backward(
+        gradient, hidden, transposed2, is_rectified=True, of_weights=of_weights
+    )
+    x_gradient, weight1, bias1 = _convolve_backward(
         hidden_gradient, x, transposed1, residual=gradient, rectifies_input=True, of_weights=of_weights
     )
-    return x_gradient, *of_first, *of_second
+    return x_gradient, weight1, bias1, weight2, bias2
 
 
 @_residual_block_backward.register_fake

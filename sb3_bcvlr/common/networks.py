@@ -1,5 +1,6 @@
 """The networks of BCV-LR: no optimizer, no loss. With the arguments of the ``paper`` preset each equals the authors' own."""
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -196,22 +197,33 @@ class ImpalaCNN(nn.Module):
         return F.relu(self.linear(F.relu(x.flatten(1))))
 
 
+def max_pool(x: th.Tensor, size: int) -> th.Tensor:
+    """``F.max_pool2d`` of (B, C, H, W) with a stride of 2, and a padding of 1 for a size of 3."""
+    if is_on_gpu(x) and th.compiler.is_compiling():
+        return MaxPool.apply(x, size)
+    return F.max_pool2d(x, size, stride=2, padding=(size - 1) // 2)
+
+
 class MaxPool(th.autograd.Function):
     """
-    ``F.max_pool2d(x, 3, stride=2, padding=1)`` of (B, C, H, W), for ``torch.compile`` on GPUs: in the gradient that it makes
-    by itself each number looks for its place, which takes some three times as long (docs/benchmarks/speed.md).
+    ``max_pool`` for ``torch.compile`` on GPUs. In the gradient that it makes by itself each number looks for its place where
+    windows overlap, and three passes put it there where they do not (docs/benchmarks/speed.md).
 
     A pixel of a window is 4 * row + column, so that one outside, of row or column -1, is none of the others.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: th.Tensor) -> th.Tensor:
-        ctx.size = x.shape[2:]
-        height, width = (-(-size // 2) for size in ctx.size)
-        padded = F.pad(x, (1, 1, 1, 1), value=-math.inf)
+    def forward(ctx: Any, x: th.Tensor, size: int) -> th.Tensor:
+        """
+        :param x: (B, C, H, W); H and W even for a size of 2
+        :param size: 2 or 3
+        """
+        ctx.size, ctx.padding = x.shape[2:], (size - 1) // 2
+        height, width = (-(-side // 2) for side in ctx.size)
+        padded = F.pad(x, (ctx.padding,) * 4, value=-math.inf) if ctx.padding else x
         largest = padded[:, :, : 2 * height : 2, : 2 * width : 2]
         chosen = th.zeros_like(largest, dtype=th.int8)
-        for row, column in itertools.islice(itertools.product(range(3), range(3)), 1, None):
+        for row, column in itertools.islice(itertools.product(range(size), range(size)), 1, None):
             values = padded[:, :, row : row + 2 * height - 1 : 2, column : column + 2 * width - 1 : 2]
             is_larger = values > largest
             largest = th.where(is_larger, values, largest)
@@ -220,30 +232,30 @@ class MaxPool(th.autograd.Function):
         return largest
 
     @staticmethod
-    def backward(ctx: Any, *gradients: th.Tensor) -> th.Tensor:
-        """Each 2x2 pixels of the input lie in four windows: their own, and those below and to the right."""
+    def backward(ctx: Any, *gradients: th.Tensor) -> tuple[th.Tensor, None]:
+        """2x2 pixels of the input have a window of their own; where windows overlap, three more, below and to the right."""
         (chosen,) = ctx.saved_tensors
         height, width = chosen.shape[2:]
-        padded = F.pad(gradients[0], (0, 1, 0, 1)), F.pad(chosen, (0, 1, 0, 1), value=-1)
-        pixel = th.arange(2, device=chosen.device, dtype=th.int8)
+        both, beyond = (gradients[0], chosen), (0, ctx.padding, 0, ctx.padding)
+        both = (F.pad(both[0], beyond), F.pad(both[1], beyond, value=-1)) if ctx.padding else both
+        pixel = th.arange(2, device=chosen.device, dtype=th.int8) + ctx.padding
         parts = []  # (B, height, 2, width, 2, C): channels last, as the kernel is to write them
-        for below, right in itertools.product(range(2), range(2)):
+        for below, right in itertools.product(range(1 + ctx.padding), repeat=2):
             window = (..., slice(below, below + height), None, slice(right, right + width), None)
-            gradient, place = (maps[window].permute(0, 2, 3, 4, 5, 1) for maps in padded)
-            pixel_of_window = 4 * (pixel + 1 - 2 * below)[:, None, None, None] + (pixel + 1 - 2 * right)[:, None]
+            gradient, place = (maps[window].permute(0, 2, 3, 4, 5, 1) for maps in both)
+            pixel_of_window = 4 * (pixel - 2 * below)[:, None, None, None] + (pixel - 2 * right)[:, None]
             parts.append(th.where(place == pixel_of_window, gradient, 0))
-        blocks = parts[0] + parts[1] + parts[2] + parts[3]
-        return blocks.flatten(3, 4).flatten(1, 2)[:, : ctx.size[0], : ctx.size[1]].permute(0, 3, 1, 2)
+        blocks = functools.reduce(th.add, parts)
+        return blocks.flatten(3, 4).flatten(1, 2)[:, : ctx.size[0], : ctx.size[1]].permute(0, 3, 1, 2), None
 
 
 def convolve_and_pool(convolution: nn.Conv2d, x: th.Tensor) -> th.Tensor:
     """
-    ``F.max_pool2d(convolution(x), 3, stride=2, padding=1)`` of a 3x3 convolution with a padding of 1, for GPUs: max(x) + b is
-    max(x + b), and the smaller map takes a fourth of the time to add b to.
+    ``max_pool(convolution(x), 3)`` of a 3x3 convolution with a padding of 1, for GPUs: max(x) + b is max(x + b), and the
+    smaller map takes a fourth of the time to add b to.
     """
     assert convolution.bias is not None
-    maps = F.conv2d(x, convolution.weight, padding=1)
-    pooled = MaxPool.apply(maps) if th.compiler.is_compiling() else F.max_pool2d(maps, 3, stride=2, padding=1)
+    pooled = max_pool(F.conv2d(x, convolution.weight, padding=1), 3)
     return pooled + convolution.bias.to(pooled.dtype)[:, None, None]
 
 
@@ -405,7 +417,7 @@ class WorldModel(nn.Module):
         block: Any  # an nn.Sequential, of which PyTorch's annotations know nothing here
         for block in self.down_blocks:
             x = block(x) if skips else block[1:](convolve_tiled(block[0], past, actions, self.places))
-            x = F.relu(F.max_pool2d(x, 2))
+            x = F.relu(max_pool(x, 2))
             skips.append(x)
         # To and from a single pixel these are linear layers, and faster as such.
         x = F.linear(x.flatten(1), self.bottleneck.weight.flatten(1), self.bottleneck.bias)[:, :, None, None]

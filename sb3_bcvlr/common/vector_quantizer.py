@@ -60,7 +60,9 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, z: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
-        :param z: (B, latent_dim)
+        Precise under autocast too: averages of codes need it.
+
+        :param z: (B, latent_dim), float32
         :return: quantized latent actions (B, latent_dim) with the gradient of ``z``, the chosen codes
             (B, n_codebooks, n_latents), and the mean squared distance that ``z`` keeps from them
         """
@@ -81,8 +83,9 @@ class VectorQuantizer(nn.Module):
         """Move each code to the average of its vectors, exponentially forgetting, with Laplace-smoothed counts."""
         chosen = F.one_hot(indices, self.codebook_size).to(vectors.dtype)  # (codebooks, N, codes)
         self.counts.lerp_(chosen.sum(1), 1 - self.decay)
-        sums = chosen.double().transpose(1, 2) @ vectors.double()  # a product that autocast leaves alone: averages need precision
-        self.sums.lerp_(sums.float(), 1 - self.decay)
+        # In float64, which autocast leaves alone: PyTorch keeps no trace of code that switches it off (BCVLR._compiled).
+        sums = chosen.double().transpose(1, 2) @ vectors.double()
+        self.sums.lerp_(sums.to(self.sums.dtype), 1 - self.decay)
         total = self.counts.sum(-1, keepdim=True)
         smoothed = (self.counts + 1e-5) / (total + self.codebook_size * 1e-5) * total
         self.codes.copy_(self.sums / smoothed[..., None])

@@ -4,7 +4,9 @@ import time
 
 import pytest
 import torch as th
+from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.utils import counters
+from torch._functorch._aot_autograd.autograd_cache import check_cacheable
 from toys import snapshot, tiny_model
 
 LOSSES_AND_LABELS = {"_pretrain_encoder", "_latent_dynamics", "_label_videos", "_imitation_loss"}
@@ -12,13 +14,17 @@ LOSSES_AND_LABELS = {"_pretrain_encoder", "_latent_dynamics", "_label_videos", "
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """The names of what is compiled, each of which has to be one graph."""
+    """The names of what is compiled, each of which has to be one graph that PyTorch can keep."""
     names = set()
     compile = th.compile
 
+    def backend(graph, inputs):
+        check_cacheable(graph)
+        return lookup_backend("aot_eager")(graph, inputs)
+
     def trace(function, dynamic, options):
         names.add(function.__qualname__.split(".")[1])
-        return compile(function, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+        return compile(function, backend=backend, fullgraph=True, dynamic=dynamic)
 
     monkeypatch.setattr(th, "compile", trace)
     return names

@@ -22,6 +22,7 @@ from sb3_bcvlr.common.networks import (
     convolve_and_pool,
     convolve_tiled,
     grow_pixel,
+    max_pool,
     tile_places,
 )
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
@@ -231,16 +232,24 @@ def test_a_residual_block_can_be_folded(channels):
     th.testing.assert_close(FoldedConvolutions(2).double()([block], images), block(images))
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 9), (6, 5), (1, 1)])
+@pytest.mark.parametrize(
+    ("size", "sides"), [(3, (8, 8)), (3, (7, 9)), (3, (6, 5)), (3, (1, 1)), (2, (8, 8)), (2, (6, 4)), (2, (2, 2))]
+)
 @pytest.mark.parametrize("backend", [None, "inductor"])
-def test_max_pooling_is_that_of_pytorch_with_its_gradient(size, backend):
-    maps = th.randint(5, (3, 4, *size)).float().requires_grad_()  # with ties
+def test_max_pooling_is_that_of_pytorch_with_its_gradient(size, sides, backend):
+    maps = th.randint(5, (3, 4, *sides)).float().requires_grad_()  # with ties
     pool = th.compile(MaxPool.apply, backend=backend, dynamic=False) if backend else MaxPool.apply
-    pooled, expected = pool(maps), F.max_pool2d(maps, 3, stride=2, padding=1)
+    pooled, expected = pool(maps, size), max_pool(maps, size)
     th.testing.assert_close(pooled, expected, rtol=0, atol=0)
     weights = th.randn_like(expected)
     gradients = [th.autograd.grad((y * weights).sum(), maps) for y in (pooled, expected)]
     th.testing.assert_close(*gradients)
+
+
+def test_pooling_is_that_of_pytorch():
+    maps = th.rand(2, 3, 8, 6)
+    th.testing.assert_close(max_pool(maps, 3), F.max_pool2d(maps, 3, stride=2, padding=1))
+    th.testing.assert_close(max_pool(maps, 2), F.max_pool2d(maps, 2))
 
 
 def test_a_bias_can_be_added_after_pooling():

@@ -1,5 +1,6 @@
 """Codes are found, followed and revived as the docstrings say; the numbers can be checked by hand."""
 
+import copy
 import math
 
 import pytest
@@ -215,3 +216,14 @@ def test_unused_codes_are_moved_onto_vectors_of_their_own():
     quantizer = VectorQuantizer(1, 16, 2, 1, revive_codes=True)
     quantizer(th.randn(64, 2))
     assert len(th.unique(quantizer.codes[0], dim=0)) > 8
+
+
+def test_codes_are_found_and_followed_as_precisely_under_autocast():
+    th.manual_seed(0)
+    plain = VectorQuantizer(decay=0.5)
+    mixed, z = copy.deepcopy(plain), th.randn(64, plain.latent_dim)
+    expected = plain(z)
+    with th.autocast("cpu", th.bfloat16):
+        quantized, indices, loss = mixed(z)
+    th.testing.assert_close((quantized, indices, loss), expected, rtol=0, atol=0)
+    th.testing.assert_close(mixed.state_dict(), plain.state_dict(), rtol=0, atol=0)
