@@ -1,6 +1,7 @@
 """BCV-LR: behavior cloning from videos via latent representations (Liu, Li, Zhao; NeurIPS 2025; arXiv 2512.21586)."""
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
 from sb3_bcvlr.common.augmentations import random_shift
 from sb3_bcvlr.common.checks import check_whole, checked_names, is_number
 from sb3_bcvlr.common.contrastive import InfoNCE
-from sb3_bcvlr.common.devices import GraphedStep, fused_polyak_update, multiplies_bfloat16, to_device
+from sb3_bcvlr.common.devices import GraphedStep, fused_polyak_update, lacks_bfloat16, multiplies_bfloat16, to_device
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
@@ -134,7 +135,8 @@ class BCVLR(VideoImitationAlgorithm):
         ``target_update_interval`` steps
     :param feature_loss_kwargs: further arguments of it
     :param mixed_precision: train in bfloat16 where that is safe (``torch.autocast``); weights, losses, codes and ``predict``
-        stay float32. None: on CPUs that multiply bfloat16 themselves (AVX512-BF16, AMX), a third less time there
+        stay float32. None: on CPUs that multiply bfloat16 themselves (AVX512-BF16, AMX), a third less time there. GPUs before
+        Ampere, which do not, train in float32 in any case, with a warning
     :param compile: let ``torch.compile`` fuse what the losses compute. For long runs on GPUs: it takes a minute itself,
         and less where PyTorch has kept what it compiled before
     :param literal: what to do as the authors' code does where we think it mistaken (docs/modules/bcvlr.md): any of
@@ -274,6 +276,9 @@ class BCVLR(VideoImitationAlgorithm):
     def _setup_model(self) -> None:
         self._check_arguments()
         super()._setup_model()
+        if self.mixed_precision and lacks_bfloat16(self.device):
+            warnings.warn("This GPU has no bfloat16: mixed_precision is set to False.", stacklevel=3)
+            self.mixed_precision = False
         # Faster convolutions (docs/benchmarks/speed.md); torch forgets to annotate this use of `to`.
         self.policy.to(memory_format=th.channels_last)  # type: ignore[call-overload]
         if isinstance(self.action_space, spaces.Box):

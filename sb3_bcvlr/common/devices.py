@@ -37,6 +37,11 @@ def multiplies_bfloat16(device: th.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def lacks_bfloat16(device: th.device) -> bool:
+    """Whether this is a GPU without products of bfloat16: NVIDIA's have them from Ampere on."""
+    return device.type == "cuda" and th.cuda.get_device_capability(device) < (8, 0)
+
+
 def fused_polyak_update(parameters: Iterable[th.Tensor], target_parameters: Iterable[th.Tensor], tau: float) -> None:
     """SB3's ``polyak_update`` in one GPU kernel for all parameters; these are of floating point."""
     get_ema_multi_avg_fn(1 - tau)(list(target_parameters), list(parameters), None)

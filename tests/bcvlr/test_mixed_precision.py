@@ -44,6 +44,13 @@ def test_a_cpu_that_multiplies_bfloat16_does_unless_told_otherwise(monkeypatch, 
     assert seen == {name: {th.bfloat16 if has_bfloat16 else th.float32} for name in NETWORKS}
 
 
+def test_where_there_is_no_bfloat16_float32_is_used_and_said(monkeypatch):
+    monkeypatch.setattr("sb3_bcvlr.bcvlr.bcvlr.lacks_bfloat16", lambda device: True)
+    with pytest.warns(UserWarning, match="no bfloat16"):
+        model = tiny_model(mixed_precision=True)
+    assert precisions_seen(model) == {name: {th.float32} for name in NETWORKS}
+
+
 @pytest.mark.parametrize(("loss_class", "kwargs"), FEATURE_LOSSES)
 def test_weights_codes_and_statistics_stay_float32(loss_class, kwargs):
     model = tiny_model(mixed_precision=True, feature_loss_class=loss_class, feature_loss_kwargs=kwargs).learn(20)

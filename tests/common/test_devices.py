@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_bcvlr.common.devices import GraphedStep, gather_frames, multiplies_bfloat16, to_device
+from sb3_bcvlr.common.devices import GraphedStep, gather_frames, lacks_bfloat16, multiplies_bfloat16, to_device
 from sb3_bcvlr.common.networks import Encoder, ResidualBlock
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
@@ -30,6 +30,13 @@ def test_a_cpu_multiplies_bfloat16_if_it_says_so(monkeypatch, capabilities, expe
     monkeypatch.setattr(th.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert multiplies_bfloat16(CPU) is expected
     assert not multiplies_bfloat16(th.device("cuda"))
+
+
+@pytest.mark.parametrize(("capability", "lacks"), [((7, 5), True), ((8, 0), False), ((9, 0), False)])
+def test_a_gpu_before_ampere_has_no_bfloat16(monkeypatch, capability, lacks):
+    monkeypatch.setattr(th.cuda, "get_device_capability", lambda device: capability)
+    assert lacks_bfloat16(th.device("cuda")) is lacks
+    assert not lacks_bfloat16(CPU)
 
 
 def test_a_pytorch_that_knows_no_capabilities_is_taken_to_have_none(monkeypatch):
