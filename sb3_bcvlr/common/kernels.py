@@ -23,7 +23,7 @@ MAX_CHANNELS = 24  # w's in the paper's networks; more were not tried
 # pairs (0: each takes one lot).
 CONVOLUTION = {"n_pairs": 64, "n_stages": 1, "num_warps": 4, "n_programs": 0}
 CONVOLUTION_16 = {"n_pairs": 64, "n_stages": 3, "num_warps": 4, "n_programs": 264}  # of 16 channels to 16
-BACKWARD = {"n_pairs": 64, "n_stages": 1, "num_warps": 4, "n_programs": 528}
+BACKWARD = {"n_pairs": 64, "n_stages": 2, "num_warps": 4, "n_programs": 528}
 BACKWARD_16 = {"n_pairs": 64, "n_stages": 3, "num_warps": 4, "n_programs": 264}
 BACKWARD_WIDE = {"n_pairs": 64, "n_stages": 1, "num_warps": 8, "n_programs": 264}  # of more than 16
 
