@@ -287,6 +287,7 @@ class BCVLR(VideoImitationAlgorithm):
         self._random_action: tuple[np.ndarray, np.ndarray] | None = None  # while it lasts
         # All rollouts' observations have one shape, and weights change in place: a GPU acts by one graph.
         self._rollout_decode = GraphedStep(lambda observations: (self.policy.decode(observations),), self.device)
+        self._graphed_updates: dict[str, tuple[tuple[Any, ...], GraphedStep]] = {}
         # The optimizers of the online stage, which a saved model takes along; those of pretrain() end with it.
         networks = (self.policy.idm, self.policy.action_decoder, self.policy.world_model, self.policy.encoder)
         groups = [{"params": network.parameters()} for network in networks]
@@ -306,6 +307,7 @@ class BCVLR(VideoImitationAlgorithm):
         """SB3's; learning rates stay this model's, whatever the saved optimizers had."""
         super().set_parameters(load_path_or_dict, exact_match, device)
         self._set_finetune_learning_rates()
+        self._graphed_updates.clear()  # they know the optimizers' tensors of before
 
     def _check_numbers(self) -> None:
         """
@@ -495,7 +497,8 @@ class BCVLR(VideoImitationAlgorithm):
                 self.policy.idm.quantizer(latent_actions.detach())
             return action_loss.detach(), dynamics_loss.detach(), score
 
-        graphed_update = GraphedStep(update, self.device)
+        rates = [group["lr"] for group in self.finetune_optimizer.param_groups]
+        graphed_update = self._graphed("align", update, *rates, batch_size, self.world_model_coef, self.dynamics_pad)
         records = [graphed_update(*replay_buffer.sample(batch_size)) for _ in range(gradient_steps)]
         self.policy.encoder.requires_grad_(False)
         self._n_updates += gradient_steps
@@ -608,6 +611,19 @@ class BCVLR(VideoImitationAlgorithm):
         setting = "autograd_cache_allow_custom_autograd_functions"
         return functorch_config.patch(setting, True)(compiled) if hasattr(functorch_config, setting) else compiled
 
+    def _graphed(self, name: str, update: Callable[..., tuple[th.Tensor, ...]], *kept: Any) -> GraphedStep:
+        """
+        ``update`` to be recorded, or the recording of an earlier round where nothing has changed of what one keeps.
+
+        :param kept: what ``update`` takes from elsewhere than tensors, such as learning rates
+        """
+        kept = (*kept, self.commitment_coef, self.mixed_precision, self.compile)
+        before, graphed = self._graphed_updates.pop(name, ((), None))
+        if graphed is None or before != kept:
+            graphed = GraphedStep(update, self.device)
+        self._graphed_updates[name] = kept, graphed
+        return graphed
+
     def _autocast(self) -> th.autocast:
         enabled = multiplies_bfloat16(self.device) if self.mixed_precision is None else bool(self.mixed_precision)
         return th.autocast(self.device.type, th.bfloat16, enabled=enabled)
@@ -652,7 +668,8 @@ class BCVLR(VideoImitationAlgorithm):
             self._average_latent_policy()
             return (loss.detach(),)
 
-        graphed_update = GraphedStep(update, self.device)
+        rate, batch_size = optimizer.param_groups[0]["lr"], self.imitation_batch_size
+        graphed_update = self._graphed("imitate", update, optimizer, rate, batch_size, self.policy_tau, self.imitation_pad)
         losses: list[th.Tensor] = []
         for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
             losses += graphed_update(self.videos.observations(indices[step]), labels[positions[step]])
@@ -691,6 +708,7 @@ class BCVLR(VideoImitationAlgorithm):
             "latent_policy_optimizer",
             "_random_action",
             "_rollout_decode",
+            "_graphed_updates",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -1293,3 +1293,65 @@ def test_after_a_rollout_that_failed_predict_decodes_by_itself(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         model.learn(2)
     model.predict(model.env.reset())
+
+
+# ---- recordings of updates, which a GPU replays ----
+
+CONSTANT_RATES = {"idm_learning_rate": 1e-3, "action_decoder_learning_rate": 1e-3}
+
+
+def steps_of_the_next_round(model: BCVLR) -> dict[str, object]:
+    model._update(model.replay_buffer, 1, model.batch_size, 1)
+    return {name: graphed for name, (_, graphed) in model._graphed_updates.items()}
+
+
+def test_a_round_replays_what_the_one_before_recorded():
+    model = tiny_model(**CONSTANT_RATES).learn(20)
+    assert steps_of_the_next_round(model) == steps_of_the_next_round(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "changed"),
+    [
+        ("idm_learning_rate", 5e-4, {"align"}),
+        ("action_decoder_learning_rate", 5e-4, {"align"}),
+        ("world_model_learning_rate", 5e-4, {"align"}),
+        ("world_model_coef", 0.25, {"align"}),
+        ("dynamics_pad", 1, {"align"}),
+        ("batch_size", 5, {"align"}),
+        ("lr_schedule", lambda progress: 1e-5, {"imitate"}),
+        ("policy_tau", 0.5, {"imitate"}),
+        ("imitation_pad", 1, {"imitate"}),
+        ("imitation_batch_size", 5, {"imitate"}),
+        ("commitment_coef", 0.5, {"align", "imitate"}),
+        ("mixed_precision", True, {"align", "imitate"}),
+    ],
+)
+def test_a_round_records_anew_what_has_changed(name, value, changed):
+    model = tiny_model(**CONSTANT_RATES, mixed_precision=False).learn(20)
+    before = steps_of_the_next_round(model)
+    setattr(model, name, value)
+    after = steps_of_the_next_round(model)
+    assert {stage for stage in after if after[stage] is not before[stage]} == changed
+
+
+def test_new_parameters_are_recorded_anew():
+    model = tiny_model(**CONSTANT_RATES).learn(20)
+    before = steps_of_the_next_round(model)
+    model.set_parameters(model.get_parameters())
+    after = steps_of_the_next_round(model)
+    assert all(after[stage] is not before[stage] for stage in after)
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
+def test_rounds_that_are_replayed_learn_what_others_learn(monkeypatch):
+    rng = np.random.default_rng(0)
+    episodes = [(rng.integers(256, size=(20, SIZE, SIZE, 3), dtype=np.uint8), rng.integers(3, size=19)) for _ in range(3)]
+    without_chance = dict(pretrain_encoder_steps=0, pretrain_dynamics_steps=0, pretrain_imitation_steps=0, imitation_pad=0)
+
+    def learned(n_warmup: int) -> dict[str, th.Tensor]:
+        monkeypatch.setattr("sb3_bcvlr.common.devices.N_WARMUP", n_warmup)
+        model = tiny_model(**CONSTANT_RATES, **without_chance, device="cuda")
+        return snapshot(model.align(episodes, gradient_steps=24, imitation_steps=24, n_rounds=4))
+
+    th.testing.assert_close(learned(3), learned(10**9), rtol=1e-3, atol=1e-4)
