@@ -132,7 +132,7 @@ class BCVLR(VideoImitationAlgorithm):
     :param feature_loss_class: trains f: ``InfoNCE``, ``PrototypeLoss`` or another module. Made of the encoder, the
         observation's shape, ``literal`` and ``feature_loss_kwargs``, it turns windows (B, n_history + 1, C, H, W) in
         [-0.5, 0.5], of bfloat16 where ``mixed_precision`` is, into the loss; its ``update_target(tau)`` is called every
-        ``target_update_interval`` steps
+        ``target_update_interval`` steps. Where it has a ``window``, a slice, it is given these observations of windows alone
     :param feature_loss_kwargs: further arguments of it
     :param mixed_precision: train in bfloat16 where that is safe (``torch.autocast``); weights, losses, codes and ``predict``
         stay float32. None: on CPUs that multiply bfloat16 themselves (AVX512-BF16, AMX), a third less time there. GPUs before
@@ -388,9 +388,11 @@ class BCVLR(VideoImitationAlgorithm):
             return (loss.detach(),)
 
         graphed_update = GraphedStep(update, self.device)
+        looked_at = getattr(feature_loss, "window", slice(None))
         losses: list[th.Tensor] = []
         for step in self._pretraining_steps(self.pretrain_encoder_steps, "encoder", progress_bar):
-            losses += graphed_update(self.videos.sample(self.encoder_batch_size).frames)
+            windows = self.videos.sample_indices(self.encoder_batch_size)
+            losses += graphed_update(self.videos.windows(windows, looked_at).frames)
             if (step + 1) % self.target_update_interval == 0:
                 feature_loss.update_target(self.tau)
             self._log_pretraining("encoder_loss", losses, step + 1)

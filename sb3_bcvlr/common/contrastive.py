@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from typing import ClassVar
 
 import torch as th
 from torch import nn
@@ -22,7 +23,7 @@ class FlattenPixels(nn.Module):
 class FeatureLoss(nn.Module):
     """
     What both losses share: s projected by a linear map, momentum copies of encoder and projector, u. Call it with windows
-    (B, n_history + 1, C, H, W) in [-0.5, 0.5] to get the loss, a scalar.
+    (B, n_history + 1, C, H, W) in [-0.5, 0.5], or with those observations of theirs that ``window`` tells, to get the loss.
 
     :param encoder: f, trained in place
     :param projection_dim: size of the projected s
@@ -30,6 +31,8 @@ class FeatureLoss(nn.Module):
     :param pad: largest shift in pixels
     :param literal: "resampled_shift" shifts as the authors do
     """
+
+    window: ClassVar[slice]
 
     def __init__(self, encoder: Encoder, projection_dim: int, hidden_dim: int, pad: int, literal: frozenset[str]):
         super().__init__()
@@ -58,6 +61,8 @@ class InfoNCE(FeatureLoss):
     :param reconstruction_coef: alpha; 0 leaves v out
     :param literal: "frozen_reconstruction" leaves v at its random start and "resampled_shift" shifts as the authors do
     """
+
+    window = slice(0, 1)
 
     def __init__(
         self,
@@ -125,6 +130,8 @@ class PrototypeLoss(FeatureLoss):
     :param temperature: T
     :param n_sinkhorn_steps: alternations of :func:`sinkhorn`
     """
+
+    window = slice(-2, None)
 
     def __init__(
         self,

@@ -151,12 +151,13 @@ class VideoDataset:
         """Windows drawn uniformly with replacement: int64 ``(batch_size,)``."""
         return self._rng.integers(len(self), size=batch_size)
 
-    def windows(self, indices: np.ndarray) -> VideoSamples:
+    def windows(self, indices: np.ndarray, observations: slice = slice(None)) -> VideoSamples:
         """
         :param indices: int64 ``(batch_size,)``
+        :param observations: which of their ``n_history + 1`` observations; no others are read
         :return: those windows, on :attr:`device`
         """
-        frames = self._gather(indices, np.arange(self.n_history, -1, -1))
+        frames = self._gather(indices, np.arange(self.n_history, -1, -1)[observations])
         return VideoSamples(frames, to_device(indices, self.device))
 
     def observations(self, indices: np.ndarray) -> th.Tensor:

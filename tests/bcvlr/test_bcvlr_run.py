@@ -22,7 +22,7 @@ from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.bcvlr import BCVLRPolicy
 from sb3_bcvlr.bcvlr.bcvlr import FALLING_RATE
 from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
-from sb3_bcvlr.common.contrastive import InfoNCE
+from sb3_bcvlr.common.contrastive import InfoNCE, PrototypeLoss
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
 from sb3_bcvlr.common.video_io import write_video
 from sb3_bcvlr.envs import ForagingEnv, grayscale, stack_frames
@@ -732,6 +732,16 @@ def test_a_feature_loss_of_ones_own():
     ).pretrain()
     features = model.policy.encode(model.videos.sample(20).frames)
     assert features.mean().item() == pytest.approx(2, abs=0.3)
+
+
+@pytest.mark.parametrize(("loss_class", "n_frames"), [(InfoNCE, 1), (PrototypeLoss, 2), (Darkness, 3)])
+def test_the_encoder_stage_reads_what_its_loss_looks_at(monkeypatch, loss_class, n_frames):
+    kwargs = {"target": 2.0} if loss_class is Darkness else {"projection_dim": 4, "hidden_dim": 8}
+    model = tiny_model(feature_loss_class=loss_class, feature_loss_kwargs=kwargs, policy_kwargs=NO_STATISTICS)
+    read, windows = [], model.videos.windows
+    monkeypatch.setattr(model.videos, "windows", lambda *args: read.append(windows(*args).frames) or windows(*args))
+    model._pretrain_encoder(progress_bar=False)
+    assert [frames.shape[:2] for frames in read] == [(4, n_frames)] * 2
 
 
 # ---- what is logged ----

@@ -246,6 +246,12 @@ def test_both_frames_of_the_prototype_loss_are_shifted():
     assert th.equal(shifted[0][0], frames[:, 2]) and th.equal(shifted[1][0], frames[:, 1])
 
 
+@pytest.mark.parametrize("make", [make_loss, make_prototypes])
+def test_the_observations_a_loss_asks_for_are_all_that_it_looks_at(make):
+    feature_loss, frames = make(pad=0), th.rand(4, 3, *SHAPE) - 0.5
+    assert feature_loss(frames[:, feature_loss.window]) == feature_loss(frames)
+
+
 def test_sinkhorn_takes_the_steps_asked_for():
     th.manual_seed(0)
     feature_loss, frames = make_prototypes(pad=0), th.rand(5, 2, *SHAPE) - 0.5

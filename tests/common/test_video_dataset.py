@@ -92,6 +92,15 @@ def test_observations_gather_nothing_else(monkeypatch):
     assert gathered == [4]
 
 
+@pytest.mark.parametrize("which", [slice(0, 1), slice(-2, None), slice(None)])
+def test_windows_can_be_read_in_part(monkeypatch, which):
+    dataset = VideoDataset(filled(*range(10)), n_history=5)
+    expected, gathered, gather = dataset.windows(np.arange(4)).frames[:, which], [], dataset._store.gather
+    monkeypatch.setattr(dataset._store, "gather", lambda indices: gathered.append(indices.size) or gather(indices))
+    assert th.equal(dataset.windows(np.arange(4), which).frames, expected)
+    assert gathered == [4 * expected.shape[1]]
+
+
 def test_cross_episodes_sees_one_stream():
     dataset = VideoDataset([filled(0, 1), filled(10, 11)], n_history=1, cross_episodes=True)
     assert all_windows(dataset) == [[0, 1], [1, 10], [10, 11]]
