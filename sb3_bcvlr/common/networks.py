@@ -419,22 +419,31 @@ class WorldModel(nn.Module):
             x = block(x) if skips else block[1:](convolve_tiled(block[0], past, actions, self.places))
             x = F.relu(max_pool(x, 2))
             skips.append(x)
-        # To and from a single pixel these are linear layers, and faster as such.
+        # To a single pixel this is a linear layer, and faster as such.
         x = F.linear(x.flatten(1), self.bottleneck.weight.flatten(1), self.bottleneck.bias)[:, :, None, None]
         skip = actions
         for block in self.up_blocks:
             x = th.cat((x, skip), dim=1)
-            x = F.relu(block[1:](grow_pixel(block[0], x)) if skip is actions else block(x))
+            x = F.relu(block[1:](grow_pixels(block[0], x)))
             skip = skips.pop() if skips else past
         output = self.output(th.cat((x, skip), dim=1))[..., :height, :width]
         return th.tanh(output) / 2 if self.bounded_output else output
 
 
-def grow_pixel(convolution: nn.ConvTranspose2d, x: th.Tensor) -> th.Tensor:
-    """``convolution`` on a single pixel: (B, C, 1, 1) to (B, C_out, *kernel_size)."""
+def grow_pixels(convolution: nn.ConvTranspose2d, x: th.Tensor) -> th.Tensor:
+    """
+    ``convolution`` of (B, C, H, W), with a stride as large as its kernel: each pixel becomes a block of its own by a product,
+    which is faster as such.
+
+    :return: (B, C_out, H * rows, W * columns), channels last in memory
+    """
     assert convolution.bias is not None
-    grown = x.flatten(1) @ convolution.weight.flatten(1)
-    return grown.view(len(x), -1, *convolution.kernel_size) + convolution.bias[:, None, None]
+    n_samples, _, height, width = x.shape
+    rows, columns = convolution.kernel_size
+    weight = convolution.weight.permute(0, 2, 3, 1)  # (C, rows, columns, C_out)
+    blocks = (x.permute(0, 2, 3, 1) @ weight.flatten(1)).view(n_samples, height, width, rows, columns, -1)
+    grown = blocks.transpose(2, 3).reshape(n_samples, height * rows, width * columns, -1)
+    return (grown + convolution.bias.to(grown.dtype)).permute(0, 3, 1, 2)
 
 
 def convolve_tiled(convolution: nn.Conv2d, maps: th.Tensor, vectors: th.Tensor, places: th.Tensor) -> th.Tensor:

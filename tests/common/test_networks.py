@@ -21,7 +21,7 @@ from sb3_bcvlr.common.networks import (
     WorldModel,
     convolve_and_pool,
     convolve_tiled,
-    grow_pixel,
+    grow_pixels,
     max_pool,
     tile_places,
 )
@@ -279,10 +279,10 @@ def test_vectors_need_no_tiling_to_be_convolved(size):
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 6)])
-def test_a_single_pixel_grows_as_a_transposed_convolution_makes_it(size):
-    convolution = th.nn.ConvTranspose2d(5, 3, size, stride=size)
-    pixels = th.rand(4, 5, 1, 1)
-    th.testing.assert_close(grow_pixel(convolution, pixels), convolution(pixels))
+@pytest.mark.parametrize("sides", [(1, 1), (4, 5)])
+def test_pixels_grow_as_a_transposed_convolution_makes_them(size, sides):
+    convolution, pixels = th.nn.ConvTranspose2d(5, 3, size, stride=size).double(), th.rand(4, 5, *sides).double()
+    th.testing.assert_close(grow_pixels(convolution, pixels), convolution(pixels))
 
 
 def test_impala_rectifies_before_and_after_its_linear_layer():
