@@ -277,9 +277,10 @@ def _pair_weight(weight: th.Tensor) -> th.Tensor:
         are missing to a power of two are 0
     """
     n_output, n_input = weight.shape[:2]
-    placed = th.stack((F.pad(weight, (0, 1)), F.pad(weight, (1, 0))), 3)  # (C_out, C_in, 3, 2, 4): the first is a pixel behind
+    placed = th.stack((F.pad(weight, (0, 1)), F.pad(weight, (1, 0))), 3)  # (C_out, C_in, 3, 2, 4): the second is one further
+    placed = placed.permute(2, 4, 1, 3, 0)
     missing = (0, _padded(n_output) - n_output, 0, 0, 0, _padded(n_input) - n_input)
-    return F.pad(placed.permute(2, 4, 1, 3, 0), missing).contiguous()
+    return (F.pad(placed, missing) if any(missing) else placed).contiguous()
 
 
 def _transposed(weight: th.Tensor, dtype: th.dtype) -> th.Tensor:

@@ -416,15 +416,17 @@ class WorldModel(nn.Module):
         skips: list[th.Tensor] = []
         block: Any  # an nn.Sequential, of which PyTorch's annotations know nothing here
         for block in self.down_blocks:
-            x = block(x) if skips else block[1:](convolve_tiled(block[0], past, actions, self.places))
-            x = F.relu(max_pool(x, 2))
+            convolution, normalization, residual_block = block
+            x = convolution(x) if skips else convolve_tiled(convolution, past, actions, self.places)
+            x = F.relu(max_pool(residual_block(normalization(x)), 2))
             skips.append(x)
         # To a single pixel this is a linear layer, and faster as such.
         x = F.linear(x.flatten(1), self.bottleneck.weight.flatten(1), self.bottleneck.bias)[:, :, None, None]
         skip = actions
         for block in self.up_blocks:
-            x = th.cat((x, skip), dim=1)
-            x = F.relu(block[1:](grow_pixels(block[0], x)))
+            convolution, normalization, residual_block = block
+            x = grow_pixels(convolution, th.cat((x, skip), dim=1))
+            x = F.relu(residual_block(normalization(x)))
             skip = skips.pop() if skips else past
         output = self.output(th.cat((x, skip), dim=1))[..., :height, :width]
         return th.tanh(output) / 2 if self.bounded_output else output
