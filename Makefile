@@ -28,7 +28,7 @@ procgen: install  ## learn a Procgen game from the videos in $(VIDEOS), recorded
 	$(RUN) examples/train.py procgen/$(GAME) --videos $(VIDEOS) --experts $(EXPERTS) --episodes $(EPISODES) --steps $(STEPS)
 
 test: install  ## the fast suite
-	$(RUN) -m pytest --cov=sb3_bcvlr --cov-report=term-missing --cov-fail-under=90
+	$(RUN) -m pytest -n 2 --dist worksteal --cov=sb3_bcvlr --cov-report=term-missing --cov-fail-under=90
 
 test-learning: install  ## the tests that learn for minutes
 	$(RUN) -m pytest -m expensive
