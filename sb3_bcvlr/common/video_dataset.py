@@ -275,7 +275,9 @@ class _Store:
             if n_bytes + size + 16 != path.stat().st_size:
                 raise ValueError(f"{path} is no whole store of frames.")
             self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._frames = np.frombuffer(self._memory, np.uint8, count=n_bytes).reshape(shape)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*buffer is not writable")  # nor is it written
+            self._frames = th.frombuffer(self._memory, dtype=th.uint8, count=n_bytes).view(shape)
         self._resident: th.Tensor | None = None  # the same frames in a GPU's memory
         self._touched_bytes = 0
         self.device = th.device("cpu")
@@ -299,8 +301,8 @@ class _Store:
             return gather_frames(self._resident, indices)
         # Pinned memory lets the copy to a GPU overlap with what runs there
         frames = th.empty((*indices.shape, *self.frame_shape), dtype=th.uint8, pin_memory=self.device.type == "cuda")
-        # Windows are indexed before their frames are, so none is out of range; mode="raise" would fill a second buffer
-        np.take(self._frames, indices, axis=0, out=frames.numpy(), mode="clip")
+        # By several threads, as numpy would not: most of the time goes to pages of the memory map
+        th.index_select(self._frames, 0, th.from_numpy(indices.reshape(-1)), out=frames.view(-1, *self.frame_shape))
         self._forget_pages(indices.size)
         return frames.to(self.device, non_blocking=True)
 
