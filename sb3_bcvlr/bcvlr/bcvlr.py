@@ -620,11 +620,9 @@ class BCVLR(VideoImitationAlgorithm):
         :param kept: what ``update`` takes from elsewhere than tensors, such as learning rates
         """
         kept = (*kept, self.commitment_coef, self.mixed_precision, self.compile)
-        before, graphed = self._graphed_updates.pop(name, ((), None))
-        if graphed is None or before != kept:
-            graphed = GraphedStep(update, self.device)
-        self._graphed_updates[name] = kept, graphed
-        return graphed
+        if name not in self._graphed_updates or self._graphed_updates[name][0] != kept:
+            self._graphed_updates[name] = kept, GraphedStep(update, self.device)
+        return self._graphed_updates[name][1]
 
     def _autocast(self) -> th.autocast:
         enabled = multiplies_bfloat16(self.device) if self.mixed_precision is None else bool(self.mixed_precision)

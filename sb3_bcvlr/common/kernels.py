@@ -28,6 +28,11 @@ BACKWARD_16 = {"n_pairs": 64, "n_stages": 3, "num_warps": 4, "n_programs": 264}
 BACKWARD_WIDE = {"n_pairs": 64, "n_stages": 1, "num_warps": 8, "n_programs": 264}  # of more than 16
 
 
+def fill_up(tensor: th.Tensor, *paddings: int, value: float = 0.0) -> th.Tensor:
+    """As ``F.pad``, which copies even where there is nothing to fill up."""
+    return F.pad(tensor, paddings, value=value) if any(paddings) else tensor
+
+
 def _padded(n_channels: int) -> int:
     """Triton's ranges are powers of two."""
     return 1 << (n_channels - 1).bit_length()
@@ -280,7 +285,7 @@ def _pair_weight(weight: th.Tensor) -> th.Tensor:
     placed = th.stack((F.pad(weight, (0, 1)), F.pad(weight, (1, 0))), 3)  # (C_out, C_in, 3, 2, 4): the second is one further
     placed = placed.permute(2, 4, 1, 3, 0)
     missing = (0, _padded(n_output) - n_output, 0, 0, 0, _padded(n_input) - n_input)
-    return (F.pad(placed, missing) if any(missing) else placed).contiguous()
+    return fill_up(placed, *missing).contiguous()
 
 
 def _transposed(weight: th.Tensor, dtype: th.dtype) -> th.Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_bcvlr.common import kernels
+from sb3_bcvlr.common.kernels import fill_up
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
 
 TENSOR_CORE_CHANNELS = 8  # a GPU convolves quickly what has a multiple of them
@@ -86,10 +87,6 @@ class FoldedConvolutions(nn.Module):
 
 def convolve_narrow(layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
     """``FoldedConvolutions.forward`` by kernels of our own, which want a multiple of 4 channels: the rest are 0."""
-
-    def fill_up(tensor: th.Tensor, *paddings: int) -> th.Tensor:
-        """As ``F.pad``, which copies where there is nothing to fill up."""
-        return F.pad(tensor, paddings) if any(paddings) else tensor
 
     def parameters(convolution: nn.Conv2d) -> tuple[th.Tensor, th.Tensor]:
         weight, bias = convolution.weight, convolution.bias
@@ -220,7 +217,7 @@ class MaxPool(th.autograd.Function):
         """
         ctx.size, ctx.padding = x.shape[2:], (size - 1) // 2
         height, width = (-(-side // 2) for side in ctx.size)
-        padded = F.pad(x, (ctx.padding,) * 4, value=-math.inf) if ctx.padding else x
+        padded = fill_up(x, *(ctx.padding,) * 4, value=-math.inf)
         largest = padded[:, :, : 2 * height : 2, : 2 * width : 2]
         chosen = th.zeros_like(largest, dtype=th.int8)
         for row, column in itertools.islice(itertools.product(range(size), range(size)), 1, None):
@@ -236,13 +233,13 @@ class MaxPool(th.autograd.Function):
         """2x2 pixels of the input have a window of their own; where windows overlap, three more, below and to the right."""
         (chosen,) = ctx.saved_tensors
         height, width = chosen.shape[2:]
-        both, beyond = (gradients[0], chosen), (0, ctx.padding, 0, ctx.padding)
-        both = (F.pad(both[0], beyond), F.pad(both[1], beyond, value=-1)) if ctx.padding else both
+        beyond = (0, ctx.padding, 0, ctx.padding)
+        padded = fill_up(gradients[0], *beyond), fill_up(chosen, *beyond, value=-1)
         pixel = th.arange(2, device=chosen.device, dtype=th.int8) + ctx.padding
         parts = []  # (B, height, 2, width, 2, C): channels last, as the kernel is to write them
         for below, right in itertools.product(range(1 + ctx.padding), repeat=2):
             window = (..., slice(below, below + height), None, slice(right, right + width), None)
-            gradient, place = (maps[window].permute(0, 2, 3, 4, 5, 1) for maps in both)
+            gradient, place = (maps[window].permute(0, 2, 3, 4, 5, 1) for maps in padded)
             pixel_of_window = 4 * (pixel - 2 * below)[:, None, None, None] + (pixel - 2 * right)[:, None]
             parts.append(th.where(place == pixel_of_window, gradient, 0))
         blocks = functools.reduce(th.add, parts)
