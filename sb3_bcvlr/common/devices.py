@@ -18,6 +18,12 @@ def to_device(values: np.ndarray, device: th.device) -> th.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
+def free_memory(device: th.device) -> int:
+    """Bytes of a GPU's memory that this process may still take, of those that ``set_per_process_memory_fraction`` leaves it."""
+    free, total = th.cuda.mem_get_info(device)
+    return min(free, int(th.cuda.get_per_process_memory_fraction(device) * total) - th.cuda.memory_allocated(device))
+
+
 def gather_frames(frames: th.Tensor, indices: np.ndarray) -> th.Tensor:
     """
     ``frames[indices]``, on their device.

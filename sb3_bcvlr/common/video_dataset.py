@@ -21,7 +21,7 @@ import torch as th
 from tqdm import tqdm
 
 from sb3_bcvlr.common.checks import check_whole
-from sb3_bcvlr.common.devices import gather_frames, to_device
+from sb3_bcvlr.common.devices import free_memory, gather_frames, to_device
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
 # Last bytes of a store; to be changed with its layout, or with what a frame goes through before it is stored
@@ -142,7 +142,8 @@ class VideoDataset:
     def to(self, device: str | th.device) -> "VideoDataset":
         """
         Give batches on ``device`` from now on, also in the other part of a :meth:`split`. The frames themselves move to a GPU
-        if they fill at most half of its free memory; else each batch is copied from the memory map.
+        if they fill at most half of its free memory, of what ``torch.cuda.set_per_process_memory_fraction`` allows; else each
+        batch is copied from the memory map.
         """
         self._store.to(th.device(device))
         return self
@@ -288,7 +289,7 @@ class _Store:
     def to(self, device: th.device) -> None:
         if device != self.device:
             self.device, self._resident = device, None
-            if device.type == "cuda" and self._frames.nbytes <= th.cuda.mem_get_info(device)[0] / 2:
+            if device.type == "cuda" and self._frames.nbytes <= free_memory(device) / 2:
                 resident = th.empty(self._frames.shape, dtype=th.uint8, device=device)
                 for start in range(0, len(resident), 4096):
                     block = np.arange(start, min(start + 4096, len(resident)))

@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_bcvlr.common.devices import GraphedStep, gather_frames, lacks_bfloat16, multiplies_bfloat16, to_device
+from sb3_bcvlr.common.devices import GraphedStep, free_memory, gather_frames, lacks_bfloat16, multiplies_bfloat16, to_device
 from sb3_bcvlr.common.networks import Encoder, ResidualBlock
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
@@ -37,6 +37,14 @@ def test_a_gpu_before_ampere_has_no_bfloat16(monkeypatch, capability, lacks):
     monkeypatch.setattr(th.cuda, "get_device_capability", lambda device: capability)
     assert lacks_bfloat16(th.device("cuda")) is lacks
     assert not lacks_bfloat16(CPU)
+
+
+@pytest.mark.parametrize(("free", "fraction", "expected"), [(70, 1.0, 70), (70, 0.5, 40), (30, 0.5, 30)])
+def test_free_memory_is_what_the_gpu_and_the_fraction_of_this_process_leave(monkeypatch, free, fraction, expected):
+    monkeypatch.setattr(th.cuda, "mem_get_info", lambda device: (free, 100))
+    monkeypatch.setattr(th.cuda, "get_per_process_memory_fraction", lambda device: fraction)
+    monkeypatch.setattr(th.cuda, "memory_allocated", lambda device: 10)
+    assert free_memory(th.device("cuda")) == expected
 
 
 def test_a_pytorch_that_knows_no_capabilities_is_taken_to_have_none(monkeypatch):
