@@ -3,6 +3,7 @@ What devices are good at: bfloat16 on some CPUs; on GPUs copies that run beside 
 """
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -20,8 +21,8 @@ def to_device(values: np.ndarray, device: th.device) -> th.Tensor:
 
 def free_memory(device: th.device) -> int:
     """Bytes of a GPU's memory that this process may still take, of those that ``set_per_process_memory_fraction`` leaves it."""
-    free, total = th.cuda.mem_get_info(device)
-    return min(free, int(th.cuda.get_per_process_memory_fraction(device) * total) - th.cuda.memory_allocated(device))
+    free, total = th.cuda.mem_get_info(device.index)
+    return min(free, int(th.cuda.get_per_process_memory_fraction(device.index) * total) - th.cuda.memory_allocated(device.index))
 
 
 def gather_frames(frames: th.Tensor, indices: np.ndarray) -> th.Tensor:
@@ -35,6 +36,35 @@ def gather_frames(frames: th.Tensor, indices: np.ndarray) -> th.Tensor:
     # A GPU takes as long for each number: eight bytes are better than one.
     numbers = numbers.view(th.int64) if numbers.shape[1] % 8 == 0 else numbers
     return numbers[to_device(indices, frames.device)].view(th.uint8).unflatten(-1, frames.shape[1:])
+
+
+class Sender:
+    """
+    Copies batches to a GPU while it works on those before.
+
+    The copies have a stream of their own. At most two batches wait for the GPU: Python, which does not, would otherwise fill
+    its memory with more of them.
+    """
+
+    def __init__(self, device: th.device):
+        self._device = device
+        self._stream = th.cuda.Stream(device)
+        self._sent: deque[th.cuda.Event] = deque(maxlen=2)
+
+    def send(self, batch: th.Tensor) -> th.Tensor:
+        """
+        :param batch: in pinned memory
+        :return: on the GPU, for its current stream
+        """
+        if len(self._sent) == self._sent.maxlen:
+            self._sent[0].synchronize()
+        with th.cuda.stream(self._stream):
+            sent = batch.to(self._device, non_blocking=True)
+        current = th.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        sent.record_stream(current)  # whose use its memory outlasts
+        self._sent.append(current.record_event())
+        return sent
 
 
 def multiplies_bfloat16(device: th.device) -> bool:

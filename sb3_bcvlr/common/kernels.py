@@ -18,14 +18,15 @@ from torch.nn import functional as F
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # not with every PyTorch
 MAX_CHANNELS = 24  # w's in the paper's networks; more were not tried
-# What was fastest on an H100 forwards (docs/benchmarks/speed_kernels.csv; not tried backwards): how many pairs of pixels a
-# program takes at a time, the stages of its loop (1: nothing is loaded ahead), its warps, and the programs that share the
-# pairs (0: each takes one lot).
+# What was fastest on an H100 (docs/benchmarks/speed_kernels.csv): how many pairs of pixels a program takes at a time, the
+# stages of its loop (1: nothing is loaded ahead), its warps, and the programs that share the pairs (0: each takes one lot).
 CONVOLUTION = {"n_pairs": 64, "n_stages": 1, "num_warps": 4, "n_programs": 0}
 CONVOLUTION_16 = {"n_pairs": 64, "n_stages": 3, "num_warps": 4, "n_programs": 264}  # of 16 channels to 16
 BACKWARD = {"n_pairs": 64, "n_stages": 2, "num_warps": 4, "n_programs": 528}
 BACKWARD_16 = {"n_pairs": 64, "n_stages": 3, "num_warps": 4, "n_programs": 264}
-BACKWARD_WIDE = {"n_pairs": 64, "n_stages": 1, "num_warps": 8, "n_programs": 264}  # of more than 16
+BACKWARD_WIDE = {"n_pairs": 128, "n_stages": 1, "num_warps": 8, "n_programs": 264}  # of more than 16
+BACKWARD_WIDE_SMALL = {**BACKWARD_WIDE, "n_pairs": 64}
+WIDE_BYTES = 131_072  # of shared memory, which the former takes; many GPUs have 101,376
 
 
 def fill_up(tensor: th.Tensor, *paddings: int, value: float = 0.0) -> th.Tensor:
@@ -38,12 +39,21 @@ def _padded(n_channels: int) -> int:
     return 1 << (n_channels - 1).bit_length()
 
 
-def _settings(n_input: int, n_output: int, of_weights: bool = False) -> dict[str, int]:
+def _settings(n_input: int, n_output: int, of_weights: bool = False, device: th.device | None = None) -> dict[str, int]:
     if n_input == n_output == 16:
         return BACKWARD_16 if of_weights else CONVOLUTION_16
     if not of_weights:
         return CONVOLUTION
-    return BACKWARD if max(n_input, n_output) <= 16 else BACKWARD_WIDE
+    if max(n_input, n_output) <= 16:
+        return BACKWARD
+    return BACKWARD_WIDE if device is None or _shared_memory(device) >= WIDE_BYTES else BACKWARD_WIDE_SMALL
+
+
+def _shared_memory(device: th.device) -> float:
+    """Bytes that a program may take; Triton's interpreter, on a CPU, knows no limit."""
+    if device.type != "cuda":
+        return math.inf
+    return getattr(th.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)  # AMD's do not tell
 
 
 def _n_pairs(maps: th.Tensor) -> int:
@@ -127,7 +137,7 @@ def _convolve_backward(
     from sb3_bcvlr.common.triton_convolution import convolve_backward
 
     n_input, n_output = x.shape[3], gradient.shape[3]
-    settings = _settings(n_output, n_input, of_weights)
+    settings = _settings(n_output, n_input, of_weights, x.device)
     outputs = _new_gradients(gradient, x, transposed is not None, of_weights, _n_programs(gradient, settings))
     _launch(
         convolve_backward,

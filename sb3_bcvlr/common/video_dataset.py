@@ -21,7 +21,7 @@ import torch as th
 from tqdm import tqdm
 
 from sb3_bcvlr.common.checks import check_whole
-from sb3_bcvlr.common.devices import free_memory, gather_frames, to_device
+from sb3_bcvlr.common.devices import Sender, free_memory, gather_frames, to_device
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
 # Last bytes of a store; to be changed with its layout, or with what a frame goes through before it is stored
@@ -280,6 +280,7 @@ class _Store:
             warnings.filterwarnings("ignore", message=".*buffer is not writable")  # nor is it written
             self._frames = th.frombuffer(self._memory, dtype=th.uint8, count=n_bytes).view(shape)
         self._resident: th.Tensor | None = None  # the same frames in a GPU's memory
+        self._sender: Sender | None = None  # to a GPU
         self._touched_bytes = 0
         self.device = th.device("cpu")
 
@@ -289,6 +290,7 @@ class _Store:
     def to(self, device: th.device) -> None:
         if device != self.device:
             self.device, self._resident = device, None
+            self._sender = Sender(device) if device.type == "cuda" else None
             if device.type == "cuda" and self._frames.nbytes <= free_memory(device) / 2:
                 resident = th.empty(self._frames.shape, dtype=th.uint8, device=device)
                 for start in range(0, len(resident), 4096):
@@ -300,12 +302,11 @@ class _Store:
         """Frames ``(*indices.shape, C, H, W)`` on the device."""
         if self._resident is not None:
             return gather_frames(self._resident, indices)
-        # Pinned memory lets the copy to a GPU overlap with what runs there
-        frames = th.empty((*indices.shape, *self.frame_shape), dtype=th.uint8, pin_memory=self.device.type == "cuda")
+        frames = th.empty((*indices.shape, *self.frame_shape), dtype=th.uint8, pin_memory=self._sender is not None)
         # By several threads, as numpy would not: most of the time goes to pages of the memory map
         th.index_select(self._frames, 0, th.from_numpy(indices.reshape(-1)), out=frames.view(-1, *self.frame_shape))
         self._forget_pages(indices.size)
-        return frames.to(self.device, non_blocking=True)
+        return frames.to(self.device) if self._sender is None else self._sender.send(frames)
 
     def _forget_pages(self, n_frames: int) -> None:
         """Bound the pages that count as this process's memory; the kernel keeps them cached while there is space."""

@@ -1,11 +1,14 @@
 """Which CPUs gain from bfloat16; fast paths of a GPU against the plain ones, skipped where there is no GPU."""
 
+import contextlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_bcvlr.common.devices import GraphedStep, free_memory, gather_frames, lacks_bfloat16, multiplies_bfloat16, to_device
+from sb3_bcvlr.common.devices import GraphedStep, Sender, free_memory, gather_frames, lacks_bfloat16, multiplies_bfloat16, to_device
 from sb3_bcvlr.common.networks import Encoder, ResidualBlock
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
@@ -41,10 +44,17 @@ def test_a_gpu_before_ampere_has_no_bfloat16(monkeypatch, capability, lacks):
 
 @pytest.mark.parametrize(("free", "fraction", "expected"), [(70, 1.0, 70), (70, 0.5, 40), (30, 0.5, 30)])
 def test_free_memory_is_what_the_gpu_and_the_fraction_of_this_process_leave(monkeypatch, free, fraction, expected):
-    monkeypatch.setattr(th.cuda, "mem_get_info", lambda device: (free, 100))
-    monkeypatch.setattr(th.cuda, "get_per_process_memory_fraction", lambda device: fraction)
-    monkeypatch.setattr(th.cuda, "memory_allocated", lambda device: 10)
-    assert free_memory(th.device("cuda")) == expected
+    def answer(value):
+        def function(device):
+            assert device is None or isinstance(device, int)  # PyTorch takes no device without a number here
+            return value
+
+        return function
+
+    monkeypatch.setattr(th.cuda, "mem_get_info", answer((free, 100)))
+    monkeypatch.setattr(th.cuda, "get_per_process_memory_fraction", answer(fraction))
+    monkeypatch.setattr(th.cuda, "memory_allocated", answer(10))
+    assert free_memory(th.device("cuda")) == free_memory(th.device("cuda:1")) == expected
 
 
 def test_a_pytorch_that_knows_no_capabilities_is_taken_to_have_none(monkeypatch):
@@ -81,6 +91,33 @@ def test_values_keep_type_and_shape_on_their_way():
     values = np.arange(6, dtype=np.uint8).reshape(2, 3)
     tensor = to_device(values, CPU)
     assert tensor.dtype == th.uint8 and tensor.tolist() == values.tolist()
+
+
+class FakeStream:
+    """Tells in ``calls`` what is asked of it."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def wait_stream(self, stream):
+        self.calls.append("wait for the copy")
+
+    def record_event(self):
+        number = self.calls.count("wait for the copy")
+        return SimpleNamespace(synchronize=lambda: self.calls.append(f"{number} is done"))
+
+
+def test_at_most_two_batches_wait_for_a_gpu(monkeypatch):
+    calls = []
+    monkeypatch.setattr(th.cuda, "Stream", lambda device: FakeStream(calls))
+    monkeypatch.setattr(th.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(th.cuda, "current_stream", lambda device: FakeStream(calls))
+    monkeypatch.setattr(th.Tensor, "record_stream", lambda batch, stream: calls.append("kept"))
+    sender = Sender(CPU)
+    for number in range(4):
+        assert (sender.send(th.full((2,), number)) == number).all()
+    sent = ["wait for the copy", "kept"]
+    assert calls == [*sent, *sent, "1 is done", *sent, "2 is done", *sent]
 
 
 @needs_gpu

@@ -1,5 +1,7 @@
 """The kernel against PyTorch's convolutions, by Triton's interpreter (conftest) where there is no GPU."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch as th
 
@@ -17,6 +19,9 @@ def few_programs(monkeypatch):
     """The interpreter takes its time for each; and so some handle several parts of the maps."""
     for settings in (kernels.CONVOLUTION_16, kernels.BACKWARD, kernels.BACKWARD_16, kernels.BACKWARD_WIDE):
         monkeypatch.setitem(settings, "n_programs", 3)
+    for settings in (kernels.BACKWARD_WIDE, kernels.BACKWARD_WIDE_SMALL):  # of float32 on a GPU, twice as large as bfloat16
+        monkeypatch.setitem(settings, "n_pairs", 32)
+    monkeypatch.setattr(th.backends.cudnn, "allow_tf32", False)  # of the convolutions that they are compared with
 
 
 def parameters(block):
@@ -135,6 +140,13 @@ def test_more_channels_are_folded(chosen):
     block = ResidualBlock(40, 20).to(DEVICE)
     maps = th.rand(1, 40, 2, 4, device=DEVICE)
     th.testing.assert_close(block(maps), maps + block.conv2(block.conv1(maps.relu()).relu()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("n_bytes", "name"), [(232_448, "BACKWARD_WIDE"), (101_376, "BACKWARD_WIDE_SMALL")])
+def test_a_gpu_of_little_shared_memory_takes_smaller_lots(monkeypatch, n_bytes, name):
+    properties = SimpleNamespace(shared_memory_per_block_optin=n_bytes)
+    monkeypatch.setattr(th.cuda, "get_device_properties", lambda device: properties)
+    assert kernels._settings(12, 24, of_weights=True, device=th.device("cuda:0")) is getattr(kernels, name)
 
 
 @pytest.mark.parametrize("dtype", [th.float32, th.bfloat16])

@@ -580,6 +580,8 @@ def test_batches_are_the_same_on_a_gpu(monkeypatch, fits):
     if not fits:
         monkeypatch.setattr(th.cuda, "mem_get_info", lambda device: (0, 0))
     assert all_windows(dataset.to("cuda")) == expected
+    batches = [dataset.windows(np.arange(3)[-n:]).frames for n in (1, 2, 3, 1, 2, 3)]  # more than may wait
+    assert all((batch == batches[2][-len(batch) :]).all() for batch in batches)
     assert dataset.device.type == dataset.sample(2).frames.device.type == dataset.sample(2).indices.device.type == "cuda"
     assert (dataset._store._resident is not None) == fits
     assert all_windows(dataset.to("cpu")) == expected
