@@ -20,9 +20,11 @@ def to_device(values: np.ndarray, device: th.device) -> th.Tensor:
 
 
 def free_memory(device: th.device) -> int:
-    """Bytes of a GPU's memory that this process may still take, of those that ``set_per_process_memory_fraction`` leaves it."""
+    """Bytes of a GPU that this process may still take: what is free, within ``torch.cuda.set_per_process_memory_fraction``."""
     free, total = th.cuda.mem_get_info(device.index)
-    return min(free, int(th.cuda.get_per_process_memory_fraction(device.index) * total) - th.cuda.memory_allocated(device.index))
+    return min(
+        free, int(th.cuda.get_per_process_memory_fraction(device.index) * total) - th.cuda.memory_allocated(device.index)
+    )
 
 
 def gather_frames(frames: th.Tensor, indices: np.ndarray) -> th.Tensor:

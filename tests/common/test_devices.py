@@ -8,7 +8,15 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_bcvlr.common.devices import GraphedStep, Sender, free_memory, gather_frames, lacks_bfloat16, multiplies_bfloat16, to_device
+from sb3_bcvlr.common.devices import (
+    GraphedStep,
+    Sender,
+    free_memory,
+    gather_frames,
+    lacks_bfloat16,
+    multiplies_bfloat16,
+    to_device,
+)
 from sb3_bcvlr.common.networks import Encoder, ResidualBlock
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
