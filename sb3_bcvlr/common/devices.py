@@ -21,10 +21,16 @@ def to_device(values: np.ndarray, device: th.device) -> th.Tensor:
 
 def free_memory(device: th.device) -> int:
     """Bytes of a GPU that this process may still take: what is free, within ``torch.cuda.set_per_process_memory_fraction``."""
+    # By its number, since not all of these take a device without one
     free, total = th.cuda.mem_get_info(device.index)
     return min(
         free, int(th.cuda.get_per_process_memory_fraction(device.index) * total) - th.cuda.memory_allocated(device.index)
     )
+
+
+def has_room(device: th.device, frames: np.ndarray | th.Tensor) -> bool:
+    """Whether ``frames`` may move to this GPU: they fill at most half of its free memory, the rest is for learning."""
+    return frames.nbytes <= free_memory(device) / 2
 
 
 def gather_frames(frames: th.Tensor, indices: np.ndarray) -> th.Tensor:

@@ -39,14 +39,15 @@ def _padded(n_channels: int) -> int:
     return 1 << (n_channels - 1).bit_length()
 
 
-def _settings(n_input: int, n_output: int, of_weights: bool = False, device: th.device | None = None) -> dict[str, int]:
+def _settings(n_input: int, n_output: int, of_weights: bool = False, shared_memory: float = math.inf) -> dict[str, int]:
+    """:param shared_memory: bytes that a program may take, see ``_shared_memory``"""
     if n_input == n_output == 16:
         return BACKWARD_16 if of_weights else CONVOLUTION_16
     if not of_weights:
         return CONVOLUTION
     if max(n_input, n_output) <= 16:
         return BACKWARD
-    return BACKWARD_WIDE if device is None or _shared_memory(device) >= WIDE_BYTES else BACKWARD_WIDE_SMALL
+    return BACKWARD_WIDE if shared_memory >= WIDE_BYTES else BACKWARD_WIDE_SMALL
 
 
 def _shared_memory(device: th.device) -> float:
@@ -137,7 +138,7 @@ def _convolve_backward(
     from sb3_bcvlr.common.triton_convolution import convolve_backward
 
     n_input, n_output = x.shape[3], gradient.shape[3]
-    settings = _settings(n_output, n_input, of_weights, x.device)
+    settings = _settings(n_output, n_input, of_weights, _shared_memory(x.device))
     outputs = _new_gradients(gradient, x, transposed is not None, of_weights, _n_programs(gradient, settings))
     _launch(
         convolve_backward,

@@ -21,7 +21,7 @@ import torch as th
 from tqdm import tqdm
 
 from sb3_bcvlr.common.checks import check_whole
-from sb3_bcvlr.common.devices import Sender, free_memory, gather_frames, to_device
+from sb3_bcvlr.common.devices import Sender, gather_frames, has_room, to_device
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
 # Last bytes of a store; to be changed with its layout, or with what a frame goes through before it is stored
@@ -291,7 +291,7 @@ class _Store:
         if device != self.device:
             self.device, self._resident = device, None
             self._sender = Sender(device) if device.type == "cuda" else None
-            if device.type == "cuda" and self._frames.nbytes <= free_memory(device) / 2:
+            if self._sender is not None and has_room(device, self._frames):
                 resident = th.empty(self._frames.shape, dtype=th.uint8, device=device)
                 for start in range(0, len(resident), 4096):
                     block = np.arange(start, min(start + 4096, len(resident)))

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_bcvlr.common.devices import free_memory, gather_frames, to_device
+from sb3_bcvlr.common.devices import gather_frames, has_room, to_device
 
 
 class WindowSamples(NamedTuple):
@@ -146,7 +146,7 @@ class WindowReplayBuffer(ReplayBuffer):
     def _gather(self, rows: np.ndarray, envs: np.ndarray) -> th.Tensor:
         """Frames of these rows and environments, on the device."""
         if self.device.type == "cuda" and self._n_fresh:
-            if self._resident is None and self.frames.nbytes <= free_memory(self.device) / 2:
+            if self._resident is None and has_room(self.device, self.frames):
                 self._resident = th.zeros(self.frames.shape, dtype=th.uint8, device=self.device)
             if self._resident is not None:
                 fresh = np.arange(self.pos - self._n_fresh, self.pos) % self.buffer_size

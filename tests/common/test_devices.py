@@ -13,6 +13,7 @@ from sb3_bcvlr.common.devices import (
     Sender,
     free_memory,
     gather_frames,
+    has_room,
     lacks_bfloat16,
     multiplies_bfloat16,
     to_device,
@@ -63,6 +64,13 @@ def test_free_memory_is_what_the_gpu_and_the_fraction_of_this_process_leave(monk
     monkeypatch.setattr(th.cuda, "get_per_process_memory_fraction", answer(fraction))
     monkeypatch.setattr(th.cuda, "memory_allocated", answer(10))
     assert free_memory(th.device("cuda")) == free_memory(th.device("cuda:1")) == expected
+
+
+@pytest.mark.parametrize(("n_bytes", "fit"), [(35, True), (36, False)])
+def test_frames_fit_in_half_of_the_free_memory(monkeypatch, n_bytes, fit):
+    monkeypatch.setattr("sb3_bcvlr.common.devices.free_memory", lambda device: 70)
+    frames = np.zeros(n_bytes, np.uint8)
+    assert has_room(th.device("cuda"), frames) is has_room(th.device("cuda"), th.from_numpy(frames)) is fit
 
 
 def test_a_pytorch_that_knows_no_capabilities_is_taken_to_have_none(monkeypatch):

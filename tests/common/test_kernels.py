@@ -146,7 +146,8 @@ def test_more_channels_are_folded(chosen):
 def test_a_gpu_of_little_shared_memory_takes_smaller_lots(monkeypatch, n_bytes, name):
     properties = SimpleNamespace(shared_memory_per_block_optin=n_bytes)
     monkeypatch.setattr(th.cuda, "get_device_properties", lambda device: properties)
-    assert kernels._settings(12, 24, of_weights=True, device=th.device("cuda:0")) is getattr(kernels, name)
+    shared_memory = kernels._shared_memory(th.device("cuda:0"))
+    assert kernels._settings(12, 24, of_weights=True, shared_memory=shared_memory) is getattr(kernels, name)
 
 
 @pytest.mark.parametrize("dtype", [th.float32, th.bfloat16])
