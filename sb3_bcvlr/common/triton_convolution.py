@@ -104,7 +104,8 @@ def convolve(
         total = multiply(above, here, below, weights0, weights1, weights2) + added
         if has_residual:
             total += tl.load(residual + places, exists, 0.0).to(tl.float32)
-        total = rectify(total) if rectifies_output else total
+        if rectifies_output:  # NaN stays; of what is rectified while it is loaded, the sum beside it keeps that
+            total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
         tl.store(output + places, total.to(x.dtype.element_ty), exists)
 
 

@@ -64,6 +64,15 @@ def test_a_frozen_block_passes_the_gradient_on(block_and_maps):
     assert_same_gradients(output, plain(block, maps), (maps,))
 
 
+@pytest.mark.parametrize("where", ["maps", "weight1", "weight2"])
+def test_what_is_no_number_is_not_hidden(where):
+    block, maps = ResidualBlock(16, 16).to(DEVICE), th.zeros(1, 5, 16, 16, device=DEVICE)
+    {"maps": maps, "weight1": block.conv1.weight, "weight2": block.conv2.weight}[where].data[0] = th.nan
+    expected = plain(block, maps).isnan()
+    assert expected.any()
+    assert kernels.NarrowResidualBlock.apply(maps, *parameters(block))[expected].isnan().all()
+
+
 @pytest.fixture(params=[(16, 4), (4, 16), (8, 24)])
 def convolution_and_maps(request):
     th.manual_seed(0)
