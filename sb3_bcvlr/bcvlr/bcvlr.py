@@ -412,7 +412,7 @@ class BCVLR(VideoImitationAlgorithm):
         parameters = [parameter for network in networks for parameter in network.parameters()]
         optimizer = self._optimizer(th.optim.AdamW, parameters, self.dynamics_learning_rate)
         quantizer = self.policy.idm.quantizer
-        compute_loss = self._compiled(self._latent_dynamics)
+        compute_loss = self._compiled(self._latent_dynamics, joins_kernels=True)
 
         def update(frames: th.Tensor) -> tuple[()]:
             with self._autocast():
@@ -488,7 +488,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.policy.world_model.requires_grad_(world_model_learns)  # else w tells p what is wrong, and stays
         self.policy.world_model.train(world_model_learns or "world_model_batch_statistics" in self.literal)
 
-        compute_loss = self._compiled(self._latent_dynamics)
+        compute_loss = self._compiled(self._latent_dynamics, joins_kernels=True)
 
         def update(frames: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
             with self._autocast():
@@ -604,11 +604,15 @@ class BCVLR(VideoImitationAlgorithm):
         """Its steps can become part of a ``GraphedStep``, wherever a saved model goes on."""
         return optimizer_class(parameters, lr=learning_rate, fused=True, capturable=True)
 
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _compiled(self, function: Callable[..., Any], joins_kernels: bool = False) -> Callable[..., Any]:
+        """
+        :param joins_kernels: several that do not depend on each other may become one; for what has hundreds of short ones
+        """
         if not self.compile:
             return function
         # Trying several layouts of each kernel may take longer than the best one saves.
-        compiled = th.compile(function, dynamic=False, options={"triton.autotune_pointwise": False})
+        options: dict[str, Any] = {"triton.autotune_pointwise": False, "combo_kernels": joins_kernels}
+        compiled = th.compile(function, dynamic=False, options=options)
         # Unasked, PyTorch traces anew in each run what has autograd functions of one's own, though it tells them apart.
         setting = "autograd_cache_allow_custom_autograd_functions"
         return functorch_config.patch(setting, True)(compiled) if hasattr(functorch_config, setting) else compiled
