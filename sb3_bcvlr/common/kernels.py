@@ -29,9 +29,9 @@ BACKWARD_WIDE_SMALL = {**BACKWARD_WIDE, "n_pairs": 64}
 WIDE_BYTES = 131_072  # of shared memory, which the former takes; many GPUs have 101,376
 
 
-def fill_up(tensor: th.Tensor, *paddings: int, value: float = 0.0) -> th.Tensor:
+def fill_up(tensor: th.Tensor, *paddings: int, **how: Any) -> th.Tensor:
     """As ``F.pad``, which copies even where there is nothing to fill up."""
-    return F.pad(tensor, paddings, value=value) if any(paddings) else tensor
+    return F.pad(tensor, paddings, **how) if any(paddings) else tensor
 
 
 def _padded(n_channels: int) -> int:

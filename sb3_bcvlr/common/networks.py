@@ -80,8 +80,8 @@ class FoldedConvolutions(nn.Module):
         weight = (convolution.weight.unsqueeze(4) * self.taps).sum(3)  # each to where it acts
         weight = weight.view(n_output, n_input, 3, self.n, self.n, 3).permute(3, 0, 2, 5, 4, 1)
         weight = weight.reshape(self.n * n_output, 3, 3, self.n * n_input)
-        if n_missing := -folded.shape[1] % TENSOR_CORE_CHANNELS:
-            folded, weight = F.pad(folded, (0, 0, 0, 0, 0, n_missing)), F.pad(weight, (0, n_missing))
+        n_missing = -folded.shape[1] % TENSOR_CORE_CHANNELS
+        folded, weight = fill_up(folded, 0, 0, 0, 0, 0, n_missing), fill_up(weight, 0, n_missing)
         return F.conv2d(folded, weight.permute(0, 3, 1, 2), convolution.bias.repeat(self.n), padding=1)
 
 
@@ -406,8 +406,7 @@ class WorldModel(nn.Module):
     def forward(self, past_features: th.Tensor, quantized_actions: th.Tensor) -> th.Tensor:
         """(B, n_history, C, H, W), the newest last, and (B, latent_dim) to the predicted features (B, C, H, W)."""
         *_, height, width = past_features.shape
-        past = past_features.flatten(1, 2)
-        past = F.pad(past, self.padding, mode="replicate") if any(self.padding) else past
+        past = fill_up(past_features.flatten(1, 2), *self.padding, mode="replicate")
         actions = quantized_actions[:, :, None, None]
         x = past
         skips: list[th.Tensor] = []
