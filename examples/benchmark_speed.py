@@ -20,7 +20,6 @@ import importlib.util
 import itertools
 import json
 import platform
-import resource
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +29,7 @@ import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep
 import numpy as np
 import torch as th
 from command_line import json_object
-from quickstart import choose_convolutions
+from quickstart import choose_convolutions, peak_memory_gib
 from stable_baselines3.common.logger import Logger
 from torch.profiler import ProfilerActivity, profile
 from train import PRESETS, model_arguments
@@ -135,11 +134,6 @@ def synchronize(device: th.device) -> None:
         th.cuda.synchronize(device)
 
 
-def peak_memory_gib(device: th.device) -> dict[str, float]:
-    result = {"peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-    return result | ({"peak_gpu_gib": th.cuda.max_memory_allocated(device) / 2**30} if device.type == "cuda" else {})
-
-
 def make_model(args: argparse.Namespace, batch_size: int | None, n_envs: int, n_frames: int) -> BCVLR:
     """A model whose replay holds steps and whose videos are noise in episodes of 100 frames."""
     kwargs = model_arguments("procgen/bigfish", args.preset, args.set)
@@ -221,8 +215,7 @@ def main() -> None:
                 run = reference_run(args.reference, stage, size, model.device)
                 reference_ms = milliseconds(run, model.device, n_steps, n_repeats)[0] if run else float("nan")
                 row |= {"reference_ms": round(reference_ms, 3), "ratio": round(reference_ms / times[stage], 3)}
-            memory = {name: round(value, 3) for name, value in peak_memory_gib(model.device).items()}
-            rows.append({**row, **memory, **about})
+            rows.append({**row, **peak_memory_gib(model.device), **about})
             print(
                 f"{stage:10} {times[stage]:9.2f} ms   batch {size:4}   {n_envs:3} environments   {n_frames} frames", flush=True
             )

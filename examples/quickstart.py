@@ -9,6 +9,7 @@ Learn a policy from videos, judge it and show it: the foraging world from the vi
 import argparse
 import csv
 import json
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_bcvlr import BCVLR, VideoDataset, hyperparams
@@ -117,6 +119,15 @@ def choose_convolutions(fast: bool) -> None:
         th.backends.cudnn.deterministic = False
 
 
+def peak_memory_gib(device: th.device) -> dict[str, float]:
+    """Of this process so far; on a GPU what tensors took, and what PyTorch held for them."""
+    peaks = {"peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    if device.type == "cuda":
+        peaks["peak_gpu_gib"] = th.cuda.max_memory_allocated(device) / 2**30
+        peaks["peak_gpu_reserved_gib"] = th.cuda.max_memory_reserved(device) / 2**30
+    return {name: round(value, 3) for name, value in peaks.items()}
+
+
 def run(
     make_env: Callable[[int, int], VecEnv],
     videos: Path,
@@ -129,7 +140,8 @@ def run(
     **model_kwargs: Any,
 ) -> dict[str, Any]:
     """
-    Pre-train, learn online, evaluate; write model.zip, summary.json, learning_curve.png and .csv, side_by_side.mp4.
+    Pre-train, learn online, evaluate; write model.zip, summary.json, learning_curve.png and .csv, side_by_side.mp4, and in
+    progress.csv what the model logs meanwhile (docs/modules/bcvlr.md), unless ``tensorboard_log`` is where that goes.
 
     :param make_env: called with the number of environments and a seed
     :param videos: a folder of expert videos; what they return is read in its ``episodes.csv`` (file, length, return), if there
@@ -154,6 +166,8 @@ def run(
     print(f"{dataset.n_episodes} videos, {dataset.n_frames} frames {dataset.observation_shape}, mean return {known}")
     model = BCVLR(env, videos=dataset, seed=seed, **model_kwargs)
     choose_convolutions(fast_convolutions)
+    if model.tensorboard_log is None:
+        model.set_logger(configure(str(out), ["csv", *["stdout"] * (model.verbose > 0)]))
     random = timed("random play", evaluate, RandomPolicy(eval_env), eval_env, n_eval_episodes)
     curve = LearningCurve()  # its seconds begin with pre-training
     timed("pre-train", model.pretrain, progress_bar=True)
@@ -171,13 +185,14 @@ def run(
         "video_return": video_return,
         "env_steps": model.num_timesteps,
         "seconds": sum(seconds.values()),
+        **peak_memory_gib(model.device),
     }
     model.save(out / "model.zip")
     (out / "summary.json").write_text(json.dumps({**summary, "seconds_per_stage": seconds, "seed": seed}, indent=2) + "\n")
     plot(curve.points, summary, out)
     film(model, make_env(1, eval_seed(seed)), dataset, out / "side_by_side.mp4")
     print(table(summary, seconds))
-    print(f"Written to {out}/: model.zip, summary.json, learning_curve.png, side_by_side.mp4")
+    print(f"Written to {out}/: model.zip, summary.json, learning_curve.png, progress.csv, side_by_side.mp4")
     return summary
 
 

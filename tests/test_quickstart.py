@@ -36,10 +36,23 @@ def test_videos_of_another_size_and_without_returns_are_learned_from(videos, tmp
     assert summary["video_return"] is None
     assert "mean return unknown" in (shown := capsys.readouterr().out) and "the videos" not in shown
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["video_return"] is None
-    assert {"model.zip", "learning_curve.png", "side_by_side.mp4"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"model.zip", "learning_curve.png", "progress.csv", "side_by_side.mp4"} <= {
+        file.name for file in (tmp_path / "out").iterdir()
+    }
 
 
 def test_the_return_of_the_videos_is_read_beside_them(videos):
     with open(videos / "episodes.csv", "w", newline="") as file:
         csv.writer(file).writerows([("file", "length", "return"), ("0.mkv", 12, 3.0), ("1.mkv", 12, 5.0)])
     assert quickstart.read_video_return(videos) == 4.0
+
+
+def test_what_the_model_logs_is_kept(videos, tmp_path):
+    run(videos, tmp_path / "out")
+    with open(tmp_path / "out" / "progress.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert any(row["train/action_loss"] for row in rows)
+
+
+def test_the_summary_tells_how_much_memory_was_taken(videos, tmp_path):
+    assert run(videos, tmp_path / "out")["peak_rss_gib"] > 0

@@ -1,6 +1,7 @@
 """BCV-LR: behavior cloning from videos via latent representations (Liu, Li, Zhao; NeurIPS 2025; arXiv 2512.21586)."""
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, ClassVar
@@ -359,6 +360,7 @@ class BCVLR(VideoImitationAlgorithm):
         """
         self._prepare_to_learn()
         self._start_log("pretrain")
+        self.start_time = time.time_ns()
         self.policy.set_training_mode(True)
         stages = (self._pretrain_encoder, self._pretrain_dynamics, self._pretrain_imitation)
         for stage in stages[self._n_stages_finished :]:
@@ -430,7 +432,7 @@ class BCVLR(VideoImitationAlgorithm):
                 for name, value in self.policy.dynamics_diagnostics(fresh_videos.frames).items():
                     if not (quantizer.bypass and name in ("code_use", "perplexity")):  # of codes that wait for their turn
                         self.logger.record(f"pretrain/{name}", value)
-                self.logger.dump(self.pretrain_encoder_steps + step + 1)
+                self._dump_pretraining(self.pretrain_encoder_steps + step + 1)
         quantizer.bypass = not quantizer.enabled
         self.policy.encoder.requires_grad_(False)
         self.policy.world_model.requires_grad_(False)
@@ -633,10 +635,16 @@ class BCVLR(VideoImitationAlgorithm):
         return th.autocast(self.device.type, th.bfloat16, enabled=enabled)
 
     def _log_pretraining(self, name: str, losses: list[th.Tensor], step: int) -> None:
-        """Mean of the last losses, every ``LOG_STEPS``; ``step`` counts on from stage to stage."""
+        """Mean of the last losses, every ``LOG_STEPS``."""
         if len(losses) % LOG_STEPS == 0:
             self._record_mean(f"pretrain/{name}", losses[-LOG_STEPS:])
-            self.logger.dump(step)
+            self._dump_pretraining(step)
+
+    def _dump_pretraining(self, step: int) -> None:
+        """A line of the log, with what SB3 tells online; ``step`` counts on from stage to stage."""
+        self.logger.record("time/time_elapsed", int((time.time_ns() - self.start_time) / 1e9), exclude="tensorboard")
+        self.logger.record("pretrain/n_updates", step, exclude="tensorboard")
+        self.logger.dump(step)
 
     def _record_mean(self, name: str, values: list[th.Tensor]) -> None:
         if values:

@@ -791,9 +791,20 @@ def test_pretraining_logs_over_its_own_steps(log_every_step):
     model.pretrain()
     assert [step for step, _ in memory.lines] == [1, 2, 3, 4, 5, 6, 7]
     keys = [set(values) for _, values in memory.lines]
-    assert keys[0] == {"pretrain/encoder_loss"}
-    assert "pretrain/world_model_error" in keys[2]
-    assert keys[-1] == {"pretrain/imitation_loss"}
+    counted = {"pretrain/n_updates", "time/time_elapsed"}
+    assert keys[0] == {"pretrain/encoder_loss"} | counted
+    assert {"pretrain/world_model_error"} | counted <= keys[2]
+    assert keys[-1] == {"pretrain/imitation_loss"} | counted
+    assert memory.values("pretrain/n_updates") == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_pretraining_logs_its_own_seconds(log_every_step, monkeypatch):
+    model, memory = tiny_model(pretrain_encoder_steps=1, pretrain_dynamics_steps=0, pretrain_imitation_steps=0), Memory()
+    model.set_logger(Logger(None, [memory]))
+    clock = iter((5_000_000_000, 12_700_000_000))
+    monkeypatch.setattr("sb3_bcvlr.bcvlr.bcvlr.time.time_ns", lambda: next(clock))
+    model.pretrain()
+    assert memory.values("time/time_elapsed") == [7]
 
 
 def test_pretraining_logs_the_mean_of_its_last_losses(monkeypatch):
