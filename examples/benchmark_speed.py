@@ -20,6 +20,7 @@ import importlib.util
 import itertools
 import json
 import platform
+import resource
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,7 @@ import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep
 import numpy as np
 import torch as th
 from command_line import json_object
-from quickstart import choose_convolutions, peak_memory_gib
+from quickstart import choose_convolutions, peak_gpu_memory
 from stable_baselines3.common.logger import Logger
 from torch.profiler import ProfilerActivity, profile
 from train import PRESETS, model_arguments
@@ -215,7 +216,8 @@ def main() -> None:
                 run = reference_run(args.reference, stage, size, model.device)
                 reference_ms = milliseconds(run, model.device, n_steps, n_repeats)[0] if run else float("nan")
                 row |= {"reference_ms": round(reference_ms, 3), "ratio": round(reference_ms / times[stage], 3)}
-            rows.append({**row, **peak_memory_gib(model.device), **about})
+            row["peak_rss_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+            rows.append({**row, **peak_gpu_memory(model.device), **about})
             print(
                 f"{stage:10} {times[stage]:9.2f} ms   batch {size:4}   {n_envs:3} environments   {n_frames} frames", flush=True
             )

@@ -31,7 +31,7 @@ import numpy as np
 import torch as th
 from command_line import json_object, positive
 from gymnasium import spaces
-from quickstart import LearningCurve, RandomPolicy, choose_convolutions, eval_seed, evaluate, load_videos
+from quickstart import LearningCurve, RandomPolicy, choose_convolutions, eval_seed, evaluate, load_videos, peak_gpu_memory
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.utils import FloatSchedule
 from torch.nn import functional as F
@@ -312,8 +312,7 @@ def main() -> None:
         row |= {"updates": n_updates, "seconds": seconds, "seed": args.seed, **about, **diagnostics}
         on_gpu = model.device.type == "cuda"
         row["device"] = th.cuda.get_device_name() if on_gpu else f"cpu, {th.get_num_threads()} threads"
-        if on_gpu:
-            row["peak_gpu_gib"] = th.cuda.max_memory_allocated() / 2**30
+        row |= peak_gpu_memory(model.device)
         rows.append({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
         print(json.dumps(rows[-1]), flush=True)
         write_csv(args.out / f"{task}.csv", rows)

@@ -9,7 +9,6 @@ Learn a policy from videos, judge it and show it: the foraging world from the vi
 import argparse
 import csv
 import json
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,13 +118,15 @@ def choose_convolutions(fast: bool) -> None:
         th.backends.cudnn.deterministic = False
 
 
-def peak_memory_gib(device: th.device) -> dict[str, float]:
-    """Of this process so far; on a GPU what tensors took, and what PyTorch held for them."""
-    peaks = {"peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-    if device.type == "cuda":
-        peaks["peak_gpu_gib"] = th.cuda.max_memory_allocated(device) / 2**30
-        peaks["peak_gpu_reserved_gib"] = th.cuda.max_memory_reserved(device) / 2**30
-    return {name: round(value, 3) for name, value in peaks.items()}
+def peak_gpu_memory(device: th.device) -> dict[str, float]:
+    """GiB that tensors took at most, and that PyTorch held for them; empty where there is no GPU."""
+    if device.type != "cuda":
+        return {}
+    peaks = {
+        "peak_gpu_gib": th.cuda.max_memory_allocated(device),
+        "peak_gpu_reserved_gib": th.cuda.max_memory_reserved(device),
+    }
+    return {name: round(value / 2**30, 3) for name, value in peaks.items()}
 
 
 def run(
@@ -185,7 +186,7 @@ def run(
         "video_return": video_return,
         "env_steps": model.num_timesteps,
         "seconds": sum(seconds.values()),
-        **peak_memory_gib(model.device),
+        **peak_gpu_memory(model.device),
     }
     model.save(out / "model.zip")
     (out / "summary.json").write_text(json.dumps({**summary, "seconds_per_stage": seconds, "seed": seed}, indent=2) + "\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch as th
 from toys import tiny_arguments
 
 from sb3_bcvlr.common.video_io import write_video
@@ -54,5 +55,15 @@ def test_what_the_model_logs_is_kept(videos, tmp_path):
     assert any(row["train/action_loss"] for row in rows)
 
 
-def test_the_summary_tells_how_much_memory_was_taken(videos, tmp_path):
-    assert run(videos, tmp_path / "out")["peak_rss_gib"] > 0
+def test_the_summary_tells_what_memory_of_a_gpu_was_taken(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "peak_gpu_memory", lambda device: {"peak_gpu_gib": 1.5})
+    run(videos, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["peak_gpu_gib"] == 1.5
+
+
+def test_memory_of_a_gpu_is_told_in_gib(monkeypatch):
+    monkeypatch.setattr(th.cuda, "max_memory_allocated", lambda device: 3 * 2**29)
+    monkeypatch.setattr(th.cuda, "max_memory_reserved", lambda device: 2**31)
+    expected = {"peak_gpu_gib": 1.5, "peak_gpu_reserved_gib": 2.0}
+    assert quickstart.peak_gpu_memory(th.device("cuda", 0)) == expected
+    assert quickstart.peak_gpu_memory(th.device("cpu")) == {}
