@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch as th
 
+pytest.importorskip("procgen", reason="the benchmark acts in Procgen")
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import benchmark_speed
 
