@@ -6,7 +6,7 @@
 #
 # data/bigfish and data/fruitbot: videos of Procgen, 300k frames or more, with episodes.csv. What continuous control needs is
 # recorded into data where it is missing; experts of finger spin, cheetah and jaco lie in data/experts/TASK/best_model.zip
-# (train_expert.py TASK --out data/experts/TASK). A run whose summary.json is there is not made again.
+# (train_expert.py TASK --out data/experts/TASK). A run of Procgen whose summary.json is there is not made again.
 set -euo pipefail
 videos=$1 out=$2
 here=$(dirname "$0")

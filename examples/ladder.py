@@ -310,8 +310,7 @@ def main() -> None:
         ladder.policy.set_training_mode(False)
         row = {"task": task, "rung": rung, **ladder.scores(), **evaluate(ladder.model, eval_env, args.eval_episodes)}
         row |= {"updates": n_updates, "seconds": seconds, "seed": args.seed, **about, **diagnostics}
-        on_gpu = model.device.type == "cuda"
-        row["device"] = th.cuda.get_device_name() if on_gpu else f"cpu, {th.get_num_threads()} threads"
+        row["device"] = th.cuda.get_device_name() if model.device.type == "cuda" else f"cpu, {th.get_num_threads()} threads"
         row |= peak_gpu_memory(model.device)
         rows.append({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
         print(json.dumps(rows[-1]), flush=True)

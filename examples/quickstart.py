@@ -167,7 +167,7 @@ def run(
     print(f"{dataset.n_episodes} videos, {dataset.n_frames} frames {dataset.observation_shape}, mean return {known}")
     model = BCVLR(env, videos=dataset, seed=seed, **model_kwargs)
     choose_convolutions(fast_convolutions)
-    if model.tensorboard_log is None:
+    if keeps_log := model.tensorboard_log is None:
         model.set_logger(configure(str(out), ["csv", *["stdout"] * (model.verbose > 0)]))
     random = timed("random play", evaluate, RandomPolicy(eval_env), eval_env, n_eval_episodes)
     curve = LearningCurve()  # its seconds begin with pre-training
@@ -193,7 +193,7 @@ def run(
     plot(curve.points, summary, out)
     film(model, make_env(1, eval_seed(seed)), dataset, out / "side_by_side.mp4")
     print(table(summary, seconds))
-    print(f"Written to {out}/: model.zip, summary.json, learning_curve.png, progress.csv, side_by_side.mp4")
+    print(f"Written to {out}/: model.zip, summary.json, learning_curve.png, {'progress.csv, ' * keeps_log}side_by_side.mp4")
     return summary
 
 

@@ -26,8 +26,8 @@ def videos(tmp_path):
     return folder
 
 
-def run(videos: Path, out: Path) -> dict:
-    arguments = tiny_arguments()
+def run(videos: Path, out: Path, **changes) -> dict:
+    arguments = tiny_arguments(**changes)
     del arguments["seed"]
     return quickstart.run(quickstart.make_foraging, videos, out, 8, 2, n_eval_episodes=2, seed=0, **arguments)
 
@@ -53,6 +53,13 @@ def test_what_the_model_logs_is_kept(videos, tmp_path):
     with open(tmp_path / "out" / "progress.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert any(row["train/action_loss"] for row in rows)
+
+
+@pytest.mark.parametrize("has_tensorboard", [False, True])
+def test_a_log_that_goes_to_tensorboard_is_not_said_to_be_in_the_folder(videos, tmp_path, capsys, has_tensorboard):
+    run(videos, tmp_path / "out", **{"tensorboard_log": str(tmp_path / "runs")} if has_tensorboard else {})
+    is_there = (tmp_path / "out" / "progress.csv").exists()
+    assert ("progress.csv" in capsys.readouterr().out) == is_there == (not has_tensorboard)
 
 
 def test_the_summary_tells_what_memory_of_a_gpu_was_taken(videos, tmp_path, monkeypatch):
