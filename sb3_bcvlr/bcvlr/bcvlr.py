@@ -429,7 +429,9 @@ class BCVLR(VideoImitationAlgorithm):
             graphed_update(self.videos.sample(self.dynamics_batch_size).frames)
             if (step + 1) % LOG_STEPS == 0:
                 fresh_videos = self.videos.sample(self.dynamics_batch_size)
-                for name, value in self.policy.dynamics_diagnostics(fresh_videos.frames).items():
+                with self._autocast():
+                    diagnostics = self.policy.dynamics_diagnostics(fresh_videos.frames)
+                for name, value in diagnostics.items():
                     if not (quantizer.bypass and name in ("code_use", "perplexity")):  # of codes that wait for their turn
                         self.logger.record(f"pretrain/{name}", value)
                 self._dump_pretraining(self.pretrain_encoder_steps + step + 1)

@@ -2,6 +2,8 @@
 What devices are good at: bfloat16 on some CPUs; on GPUs copies that run beside their work, and a gradient step as one launch.
 """
 
+import math
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -11,6 +13,14 @@ import torch as th
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 N_WARMUP = 3  # steps before the recording: libraries choose their kernels, optimizers make their state
+
+
+def machine_memory() -> float:
+    """Bytes of this machine's memory; infinite where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def to_device(values: np.ndarray, device: th.device) -> th.Tensor:

@@ -11,6 +11,7 @@ with a matrix that holds each weight twice, once for either, and 0 where a pixel
 
 import importlib.util
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch as th
@@ -310,13 +311,15 @@ def working_dtype(x: th.Tensor) -> th.dtype:
     return th.get_autocast_dtype(device) if th.is_autocast_enabled(device) else x.dtype
 
 
-def suits(x: th.Tensor, n_channels: int) -> bool:
+def suits(x: th.Tensor, channels: Collection[int]) -> bool:
     """
-    Whether the kernels take maps x (B, C, H, W) to convolve them to at most so many channels: few, bfloat16, a GPU, and
-    compiled code, which needs Triton anyway.
+    Whether the kernels take maps x (B, C, H, W) through convolutions of so many channels: few, bfloat16, a GPU, and compiled
+    code, which needs Triton anyway.
     """
-    n_samples, n_input, height, width = x.shape
-    is_narrow = max(n_input, n_channels) <= MAX_CHANNELS and width % 2 == 0
+    n_samples, _, height, width = x.shape
+    # Of 12 channels a test fails on an H100, why is not known yet; beside more than 16, by other settings, they are right.
+    is_doubtful = max(channels) <= 16 and any(8 < n_channels <= 12 for n_channels in channels)
+    is_narrow = max(channels) <= MAX_CHANNELS and not is_doubtful and width % 2 == 0
     can_count = n_samples * height * width * MAX_CHANNELS < 2**31  # in integers of 32 bits
     return (
         HAS_TRITON and x.is_cuda and th.compiler.is_compiling() and is_narrow and can_count and working_dtype(x) == th.bfloat16

@@ -60,8 +60,8 @@ class FoldedConvolutions(nn.Module):
         :param x: (B, C, H, W), W a multiple of ``n``
         :return: ``layers(x)``, channels last in memory
         """
-        widths = [max(layer.weight.shape[:2]) for part in layers for layer in part.modules() if isinstance(layer, nn.Conv2d)]
-        if kernels.suits(x, max(widths)):
+        convolutions = [layer for part in layers for layer in part.modules() if isinstance(layer, nn.Conv2d)]
+        if kernels.suits(x, [n for layer in convolutions for n in layer.weight.shape[:2]]):
             return convolve_narrow(layers, x)
         x = x.permute(0, 2, 3, 1).unflatten(2, (-1, self.n)).flatten(3).permute(0, 3, 1, 2)  # pixels of n
         for layer in layers:

@@ -21,7 +21,7 @@ import torch as th
 from tqdm import tqdm
 
 from sb3_bcvlr.common.checks import check_whole
-from sb3_bcvlr.common.devices import Sender, gather_frames, has_room, to_device
+from sb3_bcvlr.common.devices import Sender, gather_frames, has_room, machine_memory, to_device
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
 # Last bytes of a store; to be changed with its layout, or with what a frame goes through before it is stored
@@ -29,7 +29,8 @@ FORMAT = b"BCVLR_01"
 # ITU-R 601, the grey of OpenCV and Pillow; that of Gymnasium's GrayscaleObservation is another (envs.grayscale)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 HASHED_BYTES = 64 * 2**20  # the first files are known by their content, up to this many bytes: a second start must stay quick
-RESIDENT_BYTES = 256 * 2**20  # pages of the memory map that may stay in this process
+# Pages of the memory map that may stay in this process: to map one anew takes longer than to copy what is on it
+RESIDENT_BYTES = max(256 * 2**20, machine_memory() / 8)
 DAY = 24 * 60 * 60.0
 
 Video = Path | np.ndarray
@@ -46,7 +47,7 @@ class VideoDataset:
 
     A window ends at any frame but the first of its episode. What lies before an episode's start, in the window's history as
     in a stack, is the first frame repeated, as environments do on reset. The first use decodes the videos into a file of the
-    cache folder, later ones map that file. Resident memory does not grow with the videos.
+    cache folder, later ones map that file. Resident memory grows with the videos up to an eighth of the machine's.
 
     :param videos: one or many (list, generator) of: a video file, a folder or glob of them, a folder of images, LAPO's
         ``.npz`` chunks (``obs``, ``done``; actions are never read), ``.npy`` files or arrays ``(T, H, W, C)`` uint8. One file,

@@ -1,7 +1,6 @@
 """Replay buffer that keeps each frame once and cuts windows on sampling."""
 
 import math
-import os
 import warnings
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_bcvlr.common.devices import gather_frames, has_room, to_device
+from sb3_bcvlr.common.devices import gather_frames, has_room, machine_memory, to_device
 
 
 class WindowSamples(NamedTuple):
@@ -75,7 +74,7 @@ class WindowReplayBuffer(ReplayBuffer):
 
     def _allocate(self, shape: tuple[int, ...]) -> np.ndarray:
         """Memory that fills up as steps are made; a mistake is told before it has."""
-        gib, memory_gib = math.prod(shape) / 2**30, _memory_gib()
+        gib, memory_gib = math.prod(shape) / 2**30, machine_memory() / 2**30
         advice = (
             f"{shape[0] * shape[1]} frames of {shape[-2]}x{shape[-1]} pixels take {gib:.1f} GiB: choose a smaller buffer_size "
             "or smaller pictures (gymnasium.wrappers.ResizeObservation, which needs opencv-python)."
@@ -202,11 +201,3 @@ class WindowReplayBuffer(ReplayBuffer):
         if self.full:  # what came before the oldest row is overwritten, not repeated
             legal[: self.n_reached] = False
         return np.flatnonzero(legal), starts
-
-
-def _memory_gib() -> float:
-    """Of this machine; infinite where it does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, ValueError, OSError):
-        return math.inf

@@ -1,6 +1,8 @@
 """Which CPUs gain from bfloat16; fast paths of a GPU against the plain ones, skipped where there is no GPU."""
 
 import contextlib
+import math
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +17,7 @@ from sb3_bcvlr.common.devices import (
     gather_frames,
     has_room,
     lacks_bfloat16,
+    machine_memory,
     multiplies_bfloat16,
     to_device,
 )
@@ -23,6 +26,13 @@ from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
 CPU = th.device("cpu")
+
+
+def test_a_machine_tells_its_memory_or_counts_as_endless(monkeypatch):
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10}.__getitem__, raising=False)
+    assert machine_memory() == 40_960
+    monkeypatch.delattr(os, "sysconf")
+    assert machine_memory() == math.inf
 
 
 @pytest.mark.parametrize("frame_shape", [(3, 4, 4), (1, 3, 3)])  # the second is no multiple of eight bytes

@@ -348,7 +348,7 @@ def test_channels_that_are_no_stack_are_refused():
 
 
 def test_frames_that_the_machine_has_no_memory_for_are_told_beforehand(monkeypatch):
-    monkeypatch.setattr(window_replay_buffer, "_memory_gib", lambda: 79 / 2**30)  # 20 frames of 4 bytes are 80
+    monkeypatch.setattr(window_replay_buffer, "machine_memory", lambda: 79)  # 20 frames of 4 bytes are 80
     with pytest.warns(UserWarning, match="20 frames of 2x2 pixels take 0.0 GiB: choose a smaller buffer_size"):
         make_buffer(20)
 
