@@ -29,8 +29,10 @@ FORMAT = b"BCVLR_01"
 # ITU-R 601, the grey of OpenCV and Pillow; that of Gymnasium's GrayscaleObservation is another (envs.grayscale)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 HASHED_BYTES = 64 * 2**20  # the first files are known by their content, up to this many bytes: a second start must stay quick
-# Pages of the memory map that may stay in this process: to map one anew takes longer than to copy what is on it
-RESIDENT_BYTES = max(256 * 2**20, machine_memory() / 8)
+# Pages of the memory map that may stay in this process; to map one anew takes longer than to copy what is on it, so more
+# where a GPU would wait for that
+RESIDENT_BYTES = 256 * 2**20
+RESIDENT_BYTES_FOR_GPU = max(RESIDENT_BYTES, min(machine_memory() / 8, 8 * 2**30))
 DAY = 24 * 60 * 60.0
 
 Video = Path | np.ndarray
@@ -47,7 +49,8 @@ class VideoDataset:
 
     A window ends at any frame but the first of its episode. What lies before an episode's start, in the window's history as
     in a stack, is the first frame repeated, as environments do on reset. The first use decodes the videos into a file of the
-    cache folder, later ones map that file. Resident memory grows with the videos up to an eighth of the machine's.
+    cache folder, later ones map that file. Resident memory does not grow with the videos beyond
+    256 MiB of that file; where batches go to a GPU, beyond 8 GiB or an eighth of the machine's memory.
 
     :param videos: one or many (list, generator) of: a video file, a folder or glob of them, a folder of images, LAPO's
         ``.npz`` chunks (``obs``, ``done``; actions are never read), ``.npy`` files or arrays ``(T, H, W, C)`` uint8. One file,
@@ -312,7 +315,8 @@ class _Store:
     def _forget_pages(self, n_frames: int) -> None:
         """Bound the pages that count as this process's memory; the kernel keeps them cached while there is space."""
         self._touched_bytes += n_frames * (self._frames[0].nbytes + 2**16)  # a fault maps up to 64 kB around
-        if self._touched_bytes > RESIDENT_BYTES < self._frames.nbytes and hasattr(mmap, "MADV_DONTNEED"):
+        bound = RESIDENT_BYTES if self._sender is None else RESIDENT_BYTES_FOR_GPU
+        if self._touched_bytes > bound < self._frames.nbytes and hasattr(mmap, "MADV_DONTNEED"):
             self._memory.madvise(mmap.MADV_DONTNEED)
             self._touched_bytes = 0
 

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import numpy as np
@@ -555,6 +556,20 @@ def test_resident_memory_does_not_grow_with_the_videos(cache_dir):
     result = subprocess.run([sys.executable, "-c", MEMORY, str(cache_dir)], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) < 150
+
+
+@pytest.mark.parametrize(("to_gpu", "n_drops"), [(False, 2), (True, 1)])
+def test_more_pages_stay_mapped_where_a_gpu_waits_for_them(monkeypatch, to_gpu, n_drops):
+    n_drawn = 4  # frames, each of which counts with the 64 kB around it
+    monkeypatch.setattr(video_dataset, "RESIDENT_BYTES", 1)
+    monkeypatch.setattr(video_dataset, "RESIDENT_BYTES_FOR_GPU", n_drawn * 2**16 + 300)
+    store = VideoDataset(np.zeros((10_000, 4, 4, 3), np.uint8))._store  # more than either bound
+    drops = []
+    store._memory = SimpleNamespace(madvise=drops.append)
+    store._sender = object() if to_gpu else None
+    for _ in range(2):
+        store._forget_pages(n_drawn)
+    assert len(drops) == n_drops
 
 
 def test_128_windows_are_sampled_in_milliseconds():
