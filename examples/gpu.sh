@@ -58,7 +58,7 @@ proofs() {
     done
 }
 
-float32() { # with PyTorch's TF32 in convolutions; compiled, so that it takes minutes, not a quarter of an hour
+float32() { # with PyTorch's TF32 in convolutions; compiled, without which it takes some 16 minutes of an H100 (computed)
     procgen bigfish 0 paper_float32 --preset paper --set "{\"compile\": true, $shifted}"
 }
 

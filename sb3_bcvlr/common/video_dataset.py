@@ -49,8 +49,8 @@ class VideoDataset:
 
     A window ends at any frame but the first of its episode. What lies before an episode's start, in the window's history as
     in a stack, is the first frame repeated, as environments do on reset. The first use decodes the videos into a file of the
-    cache folder, later ones map that file. Resident memory does not grow with the videos beyond
-    256 MiB of that file; where batches go to a GPU, beyond 8 GiB or an eighth of the machine's memory.
+    cache folder, later ones map that file. Resident memory does not grow with the videos
+    beyond 256 MiB of that file; where batches go to a GPU, 8 GiB or an eighth of the machine's memory, whichever is less.
 
     :param videos: one or many (list, generator) of: a video file, a folder or glob of them, a folder of images, LAPO's
         ``.npz`` chunks (``obs``, ``done``; actions are never read), ``.npy`` files or arrays ``(T, H, W, C)`` uint8. One file,
