@@ -48,7 +48,7 @@ from sb3_bcvlr.envs.procgen import action_groups
 def read_actions(folder: Path, dataset: VideoDataset) -> th.Tensor:
     """(len(dataset), 1) or (len(dataset), action_dim): the true action a_t of each window, scaled as the expert gave it."""
     actions = np.concatenate([np.load(chunk)["ta"] for chunk in find_videos(folder)])[
-        dataset.frame_numbers(np.arange(len(dataset)))
+        dataset.frame_numbers(np.arange(len(dataset)))[:, -2]
     ]
     return th.as_tensor(actions.astype(np.float32 if actions.ndim > 1 else np.int64)).view(len(dataset), -1)
 

@@ -27,6 +27,7 @@ from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 FALLING_RATE = LinearSchedule(1e-3, 2e-5, 1.0)  # of p and d online
 LOG_STEPS = 100  # gradient steps between two lines of the pre-training log
+N_ENCODED_TOGETHER = 1024  # windows that p labels while the features of all of them are kept
 POSITIVE = (
     "n_history",
     "n_stack",
@@ -705,15 +706,29 @@ class BCVLR(VideoImitationAlgorithm):
         return self.policy.imitate(random_shift(observations.float(), self.imitation_pad), self.policy.latent_policy)
 
     def _label_videos(self, indices: np.ndarray) -> th.Tensor:
-        """The latent actions z (len(indices), latent_dim) of these windows of the videos, without gradient."""
-        read = self._compiled(lambda frames: self.policy.latent_actions(self.policy.encode(frames)))
-        # Compiled code wants chunks of one size: there the last one is filled up with windows that are left out after.
-        padded = np.resize(indices, math.ceil(len(indices) / 512) * 512) if self.compile else indices
+        """
+        The latent actions z (len(indices), latent_dim) of these windows of the videos, without gradient.
+
+        What windows have in common is encoded once, which saves most where ``indices`` are sorted and dense.
+        """
+        encode, read = self._compiled(self.policy.encode), self._compiled(self.policy.latent_actions)
+        labels: list[th.Tensor] = []
         with th.no_grad(), self._autocast():
-            chunks = [
-                read(self.videos.windows(chunk).frames) for chunk in np.array_split(padded, math.ceil(len(padded) / 512))
-            ]
-        return th.cat(chunks)[: len(indices)]
+            for windows in np.split(indices, range(N_ENCODED_TOGETHER, len(indices), N_ENCODED_TOGETHER)):
+                numbers, positions = np.unique(self.videos.frame_numbers(windows), return_inverse=True)
+                positions = positions.reshape(len(windows), -1)
+                encoded = [encode(self.videos.observations_at(chunk)).movedim(1, -1) for chunk in self._chunks(numbers)]
+                features = th.cat(encoded)  # channels last in memory, as convolutions give and take them
+                read_chunks = [
+                    read(features[to_device(chunk, self.device)].movedim(-1, 2)) for chunk in self._chunks(positions)
+                ]
+                labels.append(th.cat(read_chunks)[: len(windows)])
+        return th.cat(labels)
+
+    def _chunks(self, items: np.ndarray, size: int = 256) -> list[np.ndarray]:
+        """At most ``size`` each. Compiled code wants chunks of one size: there the last one is filled up from the first."""
+        n_chunks = math.ceil(len(items) / size)
+        return np.array_split(np.resize(items, (n_chunks * size, *items.shape[1:])) if self.compile else items, n_chunks)
 
     def _excluded_save_params(self) -> list[str]:
         return [

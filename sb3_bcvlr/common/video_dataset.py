@@ -107,8 +107,9 @@ class VideoDataset:
         starts = np.cumsum(lengths) - lengths
         is_end = np.ones(self.n_frames, dtype=bool)
         is_end[starts] = False
-        self._window_ends = np.flatnonzero(is_end) + first_frame  # o_t+1 of each window, as a frame of the store
-        self._window_starts = np.repeat(starts, lengths - 1) + first_frame  # first frame of its episode
+        self._episode_starts = starts + first_frame  # as frames of the store, like what follows
+        self._window_ends = np.flatnonzero(is_end) + first_frame  # o_t+1 of each window
+        self._window_starts = np.repeat(self._episode_starts, lengths - 1)  # first frame of its episode
 
     @property
     def n_episodes(self) -> int:
@@ -162,26 +163,30 @@ class VideoDataset:
         :param observations: which of their ``n_history + 1`` observations; no others are read
         :return: those windows, on :attr:`device`
         """
-        frames = self._gather(indices, np.arange(self.n_history, -1, -1)[observations])
+        frames = self.observations_at(self.frame_numbers(indices)[:, observations])
         return VideoSamples(frames, to_device(indices, self.device))
 
     def observations(self, indices: np.ndarray) -> th.Tensor:
         """Only o_t of those windows, the last but one observation: uint8 ``(batch_size, n_stack * C, H, W)``."""
-        return self._gather(indices, np.ones(1, dtype=np.int64))[:, 0]
+        return self.observations_at(self.frame_numbers(indices)[:, -2])
 
     def frame_numbers(self, indices: np.ndarray) -> np.ndarray:
-        """Where o_t of those windows stands among all frames of the videos: for diagnostics, if frames have labels."""
-        return self._window_ends[indices] - 1
+        """
+        Which observations those windows hold: where the newest frame of each stands among all frames of the videos, int64
+        ``(batch_size, n_history + 1)``. Windows that overlap have numbers in common.
+        """
+        ages = np.arange(self.n_history, -1, -1)
+        return np.maximum(self._window_ends[indices, None] - ages, self._window_starts[indices, None])
+
+    def observations_at(self, frame_numbers: np.ndarray) -> th.Tensor:
+        """Observations by the numbers of their newest frames: uint8 ``(*frame_numbers.shape, n_stack * C, H, W)``."""
+        starts = self._episode_starts[np.searchsorted(self._episode_starts, frame_numbers, side="right") - 1]
+        frames = np.maximum(frame_numbers[..., None] - np.arange(self.n_stack - 1, -1, -1), starts[..., None])
+        return self._store.gather(frames).reshape(*frame_numbers.shape, *self.observation_shape)
 
     def sample(self, batch_size: int) -> VideoSamples:
         """``batch_size`` windows drawn uniformly."""
         return self.windows(self.sample_indices(batch_size))
-
-    def _gather(self, indices: np.ndarray, ages: np.ndarray) -> th.Tensor:
-        """Observations ``ages`` steps before the last of each window: ``(batch_size, len(ages), n_stack * C, H, W)``."""
-        ages = (ages[:, None] + np.arange(self.n_stack - 1, -1, -1)).reshape(-1)
-        frames = np.maximum(self._window_ends[indices, None] - ages, self._window_starts[indices, None])
-        return self._store.gather(frames).reshape(len(frames), -1, *self.observation_shape)
 
     def split(self, fraction: float) -> tuple["VideoDataset", "VideoDataset"]:
         """

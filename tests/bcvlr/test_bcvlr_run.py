@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from toys import SIZE, ActionPictureEnv, equal, fake_videos, moved, picture, snapshot, tiny_arguments, tiny_model
 
 from sb3_bcvlr import BCVLR, VideoDataset
-from sb3_bcvlr.bcvlr import BCVLRPolicy
+from sb3_bcvlr.bcvlr import BCVLRPolicy, bcvlr
 from sb3_bcvlr.bcvlr.bcvlr import FALLING_RATE
 from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
 from sb3_bcvlr.common.contrastive import InfoNCE, PrototypeLoss
@@ -200,6 +200,31 @@ def test_online_imitation_shifts_what_the_latent_policy_sees_by_up_to_the_pad(pa
     model.videos.sample_indices = lambda n: np.full(n, 3)
     model._imitate_videos(1, model.latent_policy_optimizer)
     assert len(th.unique(pictures[-1], dim=0)) == n_pictures  # the first ones were read for their label, as they are
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_labels_are_what_the_idm_reads_in_each_window(monkeypatch, compile):
+    monkeypatch.setattr(bcvlr, "N_ENCODED_TOGETHER", 5)
+    model = pretrained()
+    model.compile, model._compiled = compile, lambda function: function  # only chunks are those of compiled code
+    indices = np.array([4, 4, 20, *range(19), 1])
+    expected = model.policy.latent_actions(model.policy.encode(model.videos.windows(indices).frames))
+    th.testing.assert_close(model._label_videos(indices), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_windows_have_in_common_is_encoded_once():
+    model, n_encoded = pretrained(), []
+    encode = model.policy.encode
+    model.policy.encode = lambda observations: n_encoded.append(len(observations)) or encode(observations)
+    model._label_videos(np.array([3, 4, 5, 5]))
+    assert sum(n_encoded) == 5  # three windows of three frames each, one step apart
+
+
+@pytest.mark.parametrize(("compile", "sizes"), [(False, [2, 2, 1]), (True, [2, 2, 2])])
+def test_only_compiled_code_has_chunks_filled_up(compile, sizes):
+    chunks = tiny_model(compile=compile)._chunks(np.arange(10).reshape(5, 2), size=2)
+    assert [len(chunk) for chunk in chunks] == sizes
+    assert np.array_equal(np.concatenate(chunks)[:5], np.arange(10).reshape(5, 2))
 
 
 def test_the_average_of_the_latent_policy_follows_each_step_by_policy_tau():

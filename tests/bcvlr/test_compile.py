@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 from torch._functorch._aot_autograd.autograd_cache import check_cacheable
 from toys import snapshot, tiny_model
 
-LOSSES_AND_LABELS = {"_pretrain_encoder", "_latent_dynamics", "_label_videos", "_imitation_loss"}
+LOSSES_AND_LABELS = {"_pretrain_encoder", "_latent_dynamics", "encode", "latent_actions", "_imitation_loss"}
 
 
 @pytest.fixture

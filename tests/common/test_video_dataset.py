@@ -649,10 +649,21 @@ def test_each_part_of_a_split_draws_for_itself():
     assert np.array_equal(parts[0][1].sample_indices(20), parts[1][1].sample_indices(20))
 
 
-def test_frame_numbers_tell_where_o_t_stands():
+def test_frame_numbers_tell_where_observations_stand():
     dataset = VideoDataset([filled(0, 1, 2), filled(3, 4)])
-    indices = np.arange(len(dataset))
-    assert dataset.frame_numbers(indices).tolist() == numbers(dataset.observations(indices)) == [0, 1, 3]
+    assert dataset.frame_numbers(np.arange(3)).tolist() == all_windows(dataset) == [[0, 0, 1], [0, 1, 2], [3, 3, 4]]
+
+
+def test_observations_are_had_by_the_numbers_of_their_newest_frames():
+    dataset = VideoDataset([filled(0, 1, 2), filled(3, 4)], n_stack=2)
+    expected = [[[0, 0], [1, 2]], [[3, 3], [3, 4]]]
+    assert numbers(dataset.observations_at(np.array([[0, 2], [3, 4]]))) == expected
+    assert numbers(dataset.split(0.5)[1].observations_at(np.array([3, 4]))) == expected[1]
+
+
+def test_stacks_cross_episodes_where_windows_do():
+    dataset = VideoDataset([filled(0, 1), filled(2, 3)], n_stack=2, cross_episodes=True)
+    assert numbers(dataset.observations_at(np.array([2]))) == [[1, 2]]
 
 
 def test_episodes_of_one_frame_alone_are_an_error(tmp_path):
