@@ -107,9 +107,8 @@ class VideoDataset:
         starts = np.cumsum(lengths) - lengths
         is_end = np.ones(self.n_frames, dtype=bool)
         is_end[starts] = False
-        self._episode_starts = starts + first_frame  # as frames of the store, like what follows
-        self._window_ends = np.flatnonzero(is_end) + first_frame  # o_t+1 of each window
-        self._window_starts = np.repeat(self._episode_starts, lengths - 1)  # first frame of its episode
+        self._window_ends = np.flatnonzero(is_end) + first_frame  # o_t+1 of each window, as a frame of the store
+        self._starts = np.repeat(starts, lengths) + first_frame  # of each frame's episode, likewise
 
     @property
     def n_episodes(self) -> int:
@@ -175,14 +174,17 @@ class VideoDataset:
         Which observations those windows hold: where the newest frame of each stands among all frames of the videos, int64
         ``(batch_size, n_history + 1)``. Windows that overlap have numbers in common.
         """
-        ages = np.arange(self.n_history, -1, -1)
-        return np.maximum(self._window_ends[indices, None] - ages, self._window_starts[indices, None])
+        return self._back_from(self._window_ends[indices], self.n_history)
 
     def observations_at(self, frame_numbers: np.ndarray) -> th.Tensor:
         """Observations by the numbers of their newest frames: uint8 ``(*frame_numbers.shape, n_stack * C, H, W)``."""
-        starts = self._episode_starts[np.searchsorted(self._episode_starts, frame_numbers, side="right") - 1]
-        frames = np.maximum(frame_numbers[..., None] - np.arange(self.n_stack - 1, -1, -1), starts[..., None])
-        return self._store.gather(frames).reshape(*frame_numbers.shape, *self.observation_shape)
+        frames = self._store.gather(self._back_from(frame_numbers, self.n_stack - 1))
+        return frames.reshape(*frame_numbers.shape, *self.observation_shape)
+
+    def _back_from(self, frame_numbers: np.ndarray, n_steps: int) -> np.ndarray:
+        """Those frames after the ``n_steps`` before each, oldest first: ``(*frame_numbers.shape, n_steps + 1)``."""
+        starts = self._starts[frame_numbers - self._first_frame]
+        return np.maximum(frame_numbers[..., None] - np.arange(n_steps, -1, -1), starts[..., None])
 
     def sample(self, batch_size: int) -> VideoSamples:
         """``batch_size`` windows drawn uniformly."""
