@@ -33,7 +33,6 @@ from command_line import json_object, positive
 from gymnasium import spaces
 from quickstart import LearningCurve, RandomPolicy, choose_convolutions, eval_seed, evaluate, load_videos, peak_gpu_memory
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.utils import FloatSchedule
 from torch.nn import functional as F
 from tqdm import trange
 from train import MAKERS, PRESETS, environment_arguments, model_arguments
@@ -78,8 +77,11 @@ class Ladder:
         self.start = deepcopy(model.policy.state_dict())
 
     def restart(self) -> None:
-        """Forget the last rung: networks as pre-trained."""
+        """Forget the last rung: networks as pre-trained, optimizers new."""
         self.policy.load_state_dict(self.start)
+        self.model.finetune_optimizer.state.clear()
+        self.model._graphed_updates.clear()  # which know that state
+        self.model._n_updates = 0  # else it would make no random steps
         self.policy.set_training_mode(True)
         self.policy.world_model.eval()
 
@@ -141,18 +143,19 @@ class Ladder:
         self.model._imitate_videos(n_steps, optimizer, progress_bar=True)
 
     def align(self, n_steps: int, train_idm: bool) -> None:
-        """d, and p if asked, on true pairs of the videos, with L_ft."""
-        learned = [*self.policy.action_decoder.parameters(), *(self.policy.idm.parameters() if train_idm else ())]
-        learning_rate = FloatSchedule(self.model.action_decoder_learning_rate)(1.0)
-        optimizer = th.optim.Adam(learned, learning_rate, fused=True)
-        for _ in trange(n_steps, desc="align"):
-            videos = self.model.videos.sample(self.model.batch_size)
-            with self.model._autocast():
-                latent_actions, dynamics_loss = self.policy.latent_dynamics(videos.frames, self.model.commitment_coef)
-                action_loss, _ = self.policy.action_loss(
-                    self.policy.standardized(latent_actions), self.actions[videos.indices]
-                )
-            optimize(optimizer, action_loss + self.model.world_model_coef * dynamics_loss * train_idm)
+        """d, and what learns with it online if asked, on true pairs of the videos: the method's steps, at their first rates."""
+        model, rate = self.model, self.model.idm_learning_rate
+        if not train_idm:
+            model.idm_learning_rate = 0.0  # f's too
+        model._current_progress_remaining = 1.0
+        model._start_log("align")
+        model._align(self, n_steps, model.batch_size)
+        model.idm_learning_rate = rate
+
+    def sample(self, batch_size: int) -> tuple[th.Tensor, th.Tensor]:
+        """Windows and true actions, as the replay gives them."""
+        videos = self.model.videos.sample(batch_size)
+        return videos.frames, self.actions[videos.indices]
 
     @th.no_grad()
     def read_labels(self) -> th.Tensor:

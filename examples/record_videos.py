@@ -95,8 +95,8 @@ class Recorder:
         observation, info = self.env.reset(seed=int(rng.integers(2**31)))
         frames, actions, rewards, success = self._play(self.expert(self.env, rng), observation, info, rng)
         if self.actions is not None:
-            # An episode's last frame has no action: zeros keep obs, ta and done of one length.
-            labels = np.concatenate((actions, np.zeros_like(actions[:1])))
+            # A last picture without an action gets zeros, which keep obs, ta and done of one length.
+            labels = np.concatenate((actions, np.zeros_like(actions[:1])))[: len(frames)]
             done = np.arange(len(frames)) == len(frames) - 1
             with written_beside(self.actions / f"{episode:05d}.npz") as temporary:
                 np.savez_compressed(temporary, obs=frames, ta=labels, done=done)
@@ -114,17 +114,19 @@ class Recorder:
         self, policy: Policy, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, list[float], bool | None]:
         """
-        :return: frames (T + 1, H, W, 3), actions (T, ...), rewards, and whether the goal was reached: None if the environment
-            does not tell
+        :return: frames (T + 1, H, W, 3), or T of Procgen, which never draws how an episode ends; actions (T, ...), rewards,
+            and whether the goal was reached: None if the environment does not tell
         """
         frames, actions, rewards, success = [newest_picture(observation)], [], [], None
         steps_left = float("inf") if self.settings.max_steps is None else self.settings.max_steps
         while steps_left > 0:
             actions.append(perturbed(policy(observation, info), self.env.action_space, self.settings.noise, rng))
             observation, reward, terminated, truncated, info = self.env.step(actions[-1])
-            frames.append(newest_picture(observation))
+            ended = terminated or truncated
+            if not (ended and self.env.spec.id.startswith("procgen/")):  # which shows its last picture twice
+                frames.append(newest_picture(observation))
             rewards.append(float(reward))
-            steps_left = 0 if terminated or truncated else steps_left - 1
+            steps_left = 0 if ended else steps_left - 1
             reached = goal_reached(self.env, info)
             if reached and not success and self.settings.stop_after_success is not None:
                 steps_left = min(steps_left, self.settings.stop_after_success)

@@ -108,7 +108,7 @@ STUDIES = {"ablations": ablations, "video-amount": video_amount, "offline": offl
 
 
 def judge(model: BCVLR, task: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """The model and random play on the same fresh episodes."""
+    """The model and random play in fresh episodes, each in its own."""
     env = make_env(task, min(args.n_envs, args.eval_episodes), eval_seed(seed))
     random = evaluate(RandomPolicy(env), env, args.eval_episodes)
     result = {**evaluate(model, env, args.eval_episodes), **{f"random_{key}": value for key, value in random.items()}}

@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.vec_env import SubprocVecEnv
-from toys import TINY_NETWORKS, TINY_STEPS, equal, fake_videos, snapshot, tiny_model
+from toys import TINY_NETWORKS, TINY_STEPS, equal, fake_videos, moved, snapshot, tiny_model
 
-from sb3_bcvlr import VideoDataset
+from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.envs import ForagingEnv
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import ladder
+
+
+def climber_of(model: BCVLR) -> ladder.Ladder:
+    """On a ladder whose videos, all of action 0, are the held-out ones too."""
+    held_out = VideoDataset(fake_videos(), n_history=2, seed=0)
+    labels = th.zeros(len(held_out), 1, dtype=th.int64)
+    return ladder.Ladder(model.pretrain(), labels, held_out, labels, np.arange(3))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -44,14 +51,31 @@ def test_processes_are_for_simulators_alone():
 
 
 def test_cloning_true_actions_moves_the_latent_policy_that_acts():
-    model = tiny_model(policy_tau=0.5).pretrain()
-    actions = th.zeros(len(model.videos), 1, dtype=th.int64)
-    held_out = VideoDataset(fake_videos(), n_history=2, seed=0)
-    climber = ladder.Ladder(model, actions, held_out, th.zeros(len(held_out), 1, dtype=th.int64), np.arange(3))
-    before = [parameter.clone() for parameter in model.policy.latent_policy_average.parameters()]
-    climber.clone_actions(actions, 2)
-    after = model.policy.latent_policy_average.parameters()
+    climber = climber_of(tiny_model(policy_tau=0.5))
+    before = [parameter.clone() for parameter in climber.policy.latent_policy_average.parameters()]
+    climber.clone_actions(climber.actions, 2)
+    after = climber.policy.latent_policy_average.parameters()
     assert not any(th.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("train_idm", "learning"), [(True, {"action_decoder", "encoder", "idm"}), (False, {"action_decoder"})]
+)
+def test_true_pairs_teach_the_networks_that_the_method_teaches(train_idm, learning):
+    climber = climber_of(tiny_model(tune_encoder=["online"], world_model_coef=0.0))
+    before = snapshot(climber.model)
+    climber.align(2, train_idm)
+    assert moved(before, snapshot(climber.model)) == learning
+
+
+def test_a_rung_starts_as_the_first_one_did():
+    climber, ends = climber_of(tiny_model()), []
+    for _ in range(2):
+        climber.restart()
+        climber.model.set_random_seed(0)
+        climber.align(3, train_idm=True)
+        ends.append(snapshot(climber.model))
+    assert equal(*ends)
 
 
 @pytest.fixture

@@ -115,6 +115,19 @@ def test_actions_lead_from_each_frame_to_the_next(tmp_path):
     assert np.flatnonzero(done).tolist() == [60]
 
 
+def test_no_video_of_procgen_shows_its_last_picture_twice(tmp_path):
+    """Procgen never draws how an episode ends, and the environment repeats what it drew before."""
+    pytest.importorskip("procgen")
+    procgen = {"env": "procgen/fruitbot-v0", "expert": "test_record_videos:always_two", "noise": 0.5}
+    record(tmp_path / "videos", 3, actions=tmp_path / "labelled", **procgen)
+    for labelled in sorted((tmp_path / "labelled").iterdir()):
+        with np.load(labelled) as chunk:
+            frames, actions, done = chunk["obs"], chunk["ta"], chunk["done"]
+        assert len(frames) == len(actions) and np.flatnonzero(done).tolist() == [len(frames) - 1]
+        assert np.array_equal(read_video(tmp_path / "videos" / f"{labelled.stem}.mp4"), frames)
+        assert not np.array_equal(frames[-1], frames[-2])  # fruitbot scrolls at every step
+
+
 def test_labelled_chunks_hold_the_episodes_of_the_videos(tmp_path):
     record(tmp_path / "videos", actions=tmp_path / "labelled")
     videos, labelled = VideoDataset(tmp_path / "videos"), VideoDataset(tmp_path / "labelled")

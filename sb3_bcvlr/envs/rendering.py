@@ -10,6 +10,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
@@ -71,6 +72,9 @@ def require(module: str, extra: str) -> ModuleType:
     :raises ImportError: the package of ``extra`` or the OpenGL library is missing; the message says what to install
     """
     backend = choose_backend()
+    if backend in ("egl", "osmesa"):  # whose LLVM, once loaded, crashes Triton's, which PyTorch loads with any optimizer
+        with suppress(ImportError):
+            import_module("triton")
     try:
         mujoco = import_module("mujoco")
         if backend in ("egl", "osmesa"):  # MuJoCo reads MUJOCO_GL when it is imported, which may have been before

@@ -1,6 +1,8 @@
 """DeepMind Control as pixels: what is seen, what an action does, and which tasks there are."""
 
 import importlib.util
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -35,6 +37,17 @@ def jaco():
 
 def test_the_environment_passes_stable_baselines3s_checker(reacher):
     check_env(reacher, warn=False)
+
+
+def test_a_model_is_made_after_its_environment():
+    """Where Triton is installed, PyTorch loads it with the first optimizer, which crashed once OSMesa was loaded."""
+    code = """if True:
+        import torch
+        from sb3_bcvlr.envs import make_dmcontrol
+        make_dmcontrol("reacher_easy", n_envs=1).reset()
+        torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_spaces(reacher):
