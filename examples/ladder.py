@@ -35,7 +35,7 @@ from quickstart import LearningCurve, RandomPolicy, choose_convolutions, eval_se
 from stable_baselines3.common.callbacks import EvalCallback
 from torch.nn import functional as F
 from tqdm import trange
-from train import MAKERS, PRESETS, environment_arguments, model_arguments
+from train import MAKERS, PRESETS, environment_arguments, known_task, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.common.files import write_csv, written_beside
@@ -80,7 +80,7 @@ class Ladder:
         """Forget the last rung: networks as pre-trained, optimizers new."""
         self.policy.load_state_dict(self.start)
         self.model.finetune_optimizer.state.clear()
-        self.model._graphed_updates.clear()  # which know that state
+        self.model._graphed_steps.clear()  # which know that state
         self.model._n_updates = 0  # else it would make no random steps
         self.policy.set_training_mode(True)
         self.policy.world_model.eval()
@@ -143,7 +143,7 @@ class Ladder:
         self.model._imitate_videos(n_steps, optimizer, progress_bar=True)
 
     def align(self, n_steps: int, train_idm: bool) -> None:
-        """d, and what learns with it online if asked, on true pairs of the videos: the method's steps, at their first rates."""
+        """d, and if asked what learns with it online, on true pairs of the videos: the method's steps at their first rates."""
         model, rate = self.model, self.model.idm_learning_rate
         if not train_idm:
             model.idm_learning_rate = 0.0  # f's too
@@ -206,7 +206,6 @@ def pretrain(model: BCVLR, path: Path | None) -> None:
     """As the model in ``path`` was; where there is none yet, from the videos."""
     if path is not None and path.exists():
         model.set_parameters(path, device=model.device)
-        model.pretrained = True
         return
     model.pretrain(progress_bar=True)
     if path is not None:
@@ -216,7 +215,9 @@ def pretrain(model: BCVLR, path: Path | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", help="suite/task: procgen/fruitbot, dmcontrol/reacher_easy, metaworld/drawer-open")
+    parser.add_argument(
+        "task", type=known_task, help="suite/task: procgen/fruitbot, dmcontrol/reacher_easy, metaworld/drawer-open"
+    )
     parser.add_argument("--labelled", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("outputs/ladder"))
@@ -243,7 +244,8 @@ def main() -> None:
     parser.add_argument("--fast-convolutions", action="store_true", help="on a GPU, which then do not repeat to the last bit")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    suite, task = args.task.split("/")
+    suite, _, name = args.task.partition("/")
+    task = name or suite
     env_kwargs = environment_arguments(args)
     env = MAKERS[suite](task, args.n_envs, args.seed, **env_kwargs)
     eval_env = MAKERS[suite](
@@ -299,7 +301,7 @@ def main() -> None:
         else:
             model = BCVLR(env, videos, seed=args.seed, **{**kwargs, "imitation_steps": args.updates // n_rollouts})
             choose_convolutions(args.fast_convolutions)
-            ladder.model, model.pretrained = model, True
+            ladder.model = model
             model.policy.load_state_dict(ladder.start)
             ladder.policy = model.policy
             curve = LearningCurve()

@@ -29,7 +29,7 @@ import numpy as np
 from command_line import json_object, positive
 from quickstart import RandomPolicy, eval_seed, evaluate, load_videos
 from stable_baselines3.common.vec_env import VecEnv
-from train import MAKERS, PRESETS, model_arguments
+from train import MAKERS, PRESETS, known_task, model_arguments
 
 from sb3_bcvlr import BCVLR
 from sb3_bcvlr.common.files import write_csv
@@ -119,7 +119,7 @@ def judge(model: BCVLR, task: str, args: argparse.Namespace, seed: int) -> dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
-    parser.add_argument("tasks", nargs="+", help="suite/task, or foraging; several for multi-task alone")
+    parser.add_argument("tasks", nargs="+", type=known_task, help="suite/task, or foraging; several for multi-task alone")
     parser.add_argument("--videos", type=Path, nargs="+", required=True, help="a folder for each task")
     parser.add_argument("--labelled", type=Path, help="offline: a folder of chunks with actions")
     parser.add_argument("--transitions", type=positive, default=10_000, help="offline: how many of them")

@@ -52,6 +52,16 @@ def model_arguments(task: str, preset: str, changes: dict[str, Any]) -> dict[str
     return hyperparams.merged(arguments, changes)
 
 
+def known_task(text: str) -> str:
+    """suite/task, for argparse; the foraging world has one task and stands alone."""
+    suite, _, task = text.partition("/")
+    if suite not in MAKERS or (not task and suite != "foraging"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no suite/task with a suite of {', '.join(MAKERS)}; foraging stands alone"
+        )
+    return text
+
+
 def environment_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What ``--env`` and ``--processes`` say."""
     if not args.processes:
@@ -63,7 +73,7 @@ def environment_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", help="suite/task, the suite one of " + ", ".join(MAKERS))
+    parser.add_argument("task", type=known_task, help="suite/task, the suite one of " + ", ".join(MAKERS))
     parser.add_argument("--videos", type=Path, required=True)
     parser.add_argument("--experts", type=Path, help="folder with a record.py that plays Procgen")
     parser.add_argument("--episodes", type=positive, default=64, help="how many to record")
@@ -80,8 +90,6 @@ if __name__ == "__main__":
     args = parser.parse_args()
 
     suite, _, task = args.task.partition("/")
-    if suite not in MAKERS or not task:
-        parser.error(f"the task is {args.task!r}, expected suite/task with a suite of {', '.join(MAKERS)}")
     if not args.videos.exists():
         if args.experts is None or suite != "procgen":
             parser.error(
@@ -98,7 +106,7 @@ if __name__ == "__main__":
     run(
         lambda n_envs, seed: MAKERS[suite](task, min(n_envs, args.n_envs), seed, **env_kwargs),
         args.videos,
-        args.out or Path("outputs") / task,
+        args.out or Path("outputs") / (task or suite),
         args.steps,
         args.n_envs,
         args.eval_episodes,

@@ -48,6 +48,13 @@ def test_the_return_of_the_videos_is_read_beside_them(videos):
     assert quickstart.read_video_return(videos) == 4.0
 
 
+@pytest.mark.parametrize("column", ["max_steps", "stop_after_success"])
+def test_clips_have_no_return_to_compare_with(videos, column):
+    with open(videos / "episodes.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("file", "return", column), ("0.mkv", 3.0, 10), ("1.mkv", 5.0, 10)])
+    assert quickstart.read_video_return(videos) is None
+
+
 def test_what_the_model_logs_is_kept(videos, tmp_path):
     run(videos, tmp_path / "out")
     with open(tmp_path / "out" / "progress.csv", newline="") as file:

@@ -1,5 +1,6 @@
 """What ``train.py`` makes of a preset and of changes to it."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from sb3_bcvlr import hyperparams
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from train import model_arguments
+from train import known_task, model_arguments
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,14 @@ def test_the_changes_themselves_stay_apart_from_what_is_made_of_them(preset):
 def test_a_preset_that_a_suite_does_not_have_is_told_in_a_line():
     with pytest.raises(SystemExit, match="procgen has no preset 'small': leave --preset out"):
         model_arguments("procgen/maze", "small", {})
+
+
+@pytest.mark.parametrize("task", ["procgen/fruitbot", "foraging", "foraging/foraging"])
+def test_a_task_is_known_by_its_suite(task):
+    assert known_task(task) == task
+
+
+@pytest.mark.parametrize("task", ["forging", "procgen", "procgen/", "atari/pong"])
+def test_a_task_of_no_suite_is_told_in_a_line(task):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{task}' is no suite/task with a suite of procgen, "):
+        known_task(task)

@@ -171,4 +171,5 @@ def equal(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
 
 def moved(before: dict[str, th.Tensor], after: dict[str, th.Tensor]) -> set[str]:
     """The networks, by their first name, of which anything is different; the average of pi counts as pi."""
-    return {name.split(".")[0].removesuffix("_average") for name in before if not th.equal(before[name], after[name])}
+    networks = {name: name.split(".")[0].removesuffix("_average") for name in before if name != "pretrained"}
+    return {network for name, network in networks.items() if not th.equal(before[name], after[name])}

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import maybe_transpose
@@ -283,13 +284,8 @@ class BCVLR(VideoImitationAlgorithm):
             self.mixed_precision = False
         # Faster convolutions (docs/benchmarks/speed.md); torch forgets to annotate this use of `to`.
         self.policy.to(memory_format=th.channels_last)  # type: ignore[call-overload]
-        if isinstance(self.action_space, spaces.Box):
-            shape = self.action_space.shape
-            self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
         self._random_action: tuple[np.ndarray, np.ndarray] | None = None  # while it lasts
-        # All rollouts' observations have one shape, and weights change in place: a GPU acts by one graph.
-        self._rollout_decode = GraphedStep(lambda observations: (self.policy.decode(observations),), self.device)
-        self._graphed_updates: dict[str, tuple[tuple[Any, ...], GraphedStep]] = {}
+        self._graphed_steps: dict[str, tuple[tuple[Any, ...], GraphedStep]] = {}
         # The optimizers of the online stage, which a saved model takes along; those of pretrain() end with it.
         networks = (self.policy.idm, self.policy.action_decoder, self.policy.world_model, self.policy.encoder)
         groups = [{"params": network.parameters()} for network in networks]
@@ -305,11 +301,14 @@ class BCVLR(VideoImitationAlgorithm):
         for group, rate in zip(self.finetune_optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_graphed_steps": {}}  # which know the networks of this model, not a copy's
+
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
         """SB3's; learning rates stay this model's, whatever the saved optimizers had."""
         super().set_parameters(load_path_or_dict, exact_match, device)
         self._set_finetune_learning_rates()
-        self._graphed_updates.clear()  # they know the optimizers' tensors of before
+        self._graphed_steps.clear()  # they know the optimizers' tensors of before
 
     def _check_numbers(self) -> None:
         """
@@ -402,12 +401,12 @@ class BCVLR(VideoImitationAlgorithm):
         self.policy.encoder.requires_grad_(False)
         if self.policy.standardize:
             self.policy.fit_feature_statistics(self.videos.sample(self.encoder_batch_size).frames)
+            # Here, since the next stage goes on with the p that it has reached where it was interrupted
+            self.policy.rescale_idm(self._label_videos(self.videos.sample_indices(1024)))
         self.policy.start_latent_policy()
 
     def _pretrain_dynamics(self, progress_bar: bool) -> None:
         """p, its quantizer and w by the latent-action loss (L_la)."""
-        if self.policy.standardize:
-            self.policy.rescale_idm(self._label_videos(self.videos.sample_indices(1024)))
         networks = [self.policy.idm, self.policy.world_model]
         networks += [self.policy.encoder] if "dynamics" in self.tune_encoder else []
         for network in networks:
@@ -452,6 +451,12 @@ class BCVLR(VideoImitationAlgorithm):
 
         self._imitate_videos(self.pretrain_imitation_steps, optimizer, progress_bar, log)
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if isinstance(self.action_space, spaces.Box):  # anew, since exploration_noise may be another by now
+            shape = self.action_space.shape
+            self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
+        return super()._setup_learn(*args, **kwargs)
+
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -459,7 +464,8 @@ class BCVLR(VideoImitationAlgorithm):
         is_random = learning_starts > 0 and (self.num_timesteps < learning_starts or self._n_updates == 0)
         if is_random and self._random_action is not None and self.num_timesteps // n_envs % self.random_action_steps:
             return self._random_action
-        self.policy.rollout_decode = self._rollout_decode
+        # All rollouts' observations have one shape, and weights change in place: a GPU acts by one graph.
+        self.policy.rollout_decode = self._graphed("decode", lambda observations: (self.policy.decode(observations),))
         try:
             action = super()._sample_action(self.num_timesteps + is_random, None if is_random else action_noise, n_envs)
         finally:
@@ -622,16 +628,16 @@ class BCVLR(VideoImitationAlgorithm):
         setting = "autograd_cache_allow_custom_autograd_functions"
         return functorch_config.patch(setting, True)(compiled) if hasattr(functorch_config, setting) else compiled
 
-    def _graphed(self, name: str, update: Callable[..., tuple[th.Tensor, ...]], *kept: Any) -> GraphedStep:
+    def _graphed(self, name: str, step: Callable[..., tuple[th.Tensor, ...]], *kept: Any) -> GraphedStep:
         """
-        ``update`` to be recorded, or the recording of an earlier round where nothing has changed of what one keeps.
+        ``step`` to be recorded, or the recording of an earlier round where nothing has changed of what one keeps.
 
-        :param kept: what ``update`` takes from elsewhere than tensors, such as learning rates
+        :param kept: what ``step`` takes from elsewhere than tensors, such as learning rates
         """
         kept = (*kept, self.commitment_coef, self.mixed_precision, self.compile)
-        if name not in self._graphed_updates or self._graphed_updates[name][0] != kept:
-            self._graphed_updates[name] = kept, GraphedStep(update, self.device)
-        return self._graphed_updates[name][1]
+        if name not in self._graphed_steps or self._graphed_steps[name][0] != kept:
+            self._graphed_steps[name] = kept, GraphedStep(step, self.device)
+        return self._graphed_steps[name][1]
 
     def _autocast(self) -> th.autocast:
         enabled = multiplies_bfloat16(self.device) if self.mixed_precision is None else bool(self.mixed_precision)
@@ -736,8 +742,7 @@ class BCVLR(VideoImitationAlgorithm):
             "finetune_optimizer",
             "latent_policy_optimizer",
             "_random_action",
-            "_rollout_decode",
-            "_graphed_updates",
+            "_graphed_steps",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -49,6 +49,7 @@ class BCVLRPolicy(BasePolicy):
     :param literal: the authors' literal behaviours, see ``BCVLR``
     """
 
+    pretrained: th.Tensor
     feature_mean: th.Tensor
     feature_std: th.Tensor
     change_std: th.Tensor
@@ -106,6 +107,7 @@ class BCVLRPolicy(BasePolicy):
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         n_outputs = int(action_space.n) if isinstance(action_space, spaces.Discrete) else get_action_dim(action_space)
         self.action_decoder = ActionDecoder(latent_dim, action_decoder_dims, n_outputs)
+        self.register_buffer("pretrained", th.tensor(False))  # set by the algorithm
         self.register_buffer("feature_mean", th.zeros(feature_shape[0], 1, 1))
         self.register_buffer("feature_std", th.ones(feature_shape[0], 1, 1))
         self.register_buffer("change_std", th.ones(feature_shape[0], 1, 1))

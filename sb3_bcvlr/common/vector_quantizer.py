@@ -4,6 +4,8 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_bcvlr.common.checks import check_whole, is_number
+
 
 def straight_through(z: th.Tensor, z_q: th.Tensor) -> th.Tensor:
     """Forward ``z_q``, backward identity (VQ-VAE, Sec. 3.2)."""
@@ -28,6 +30,7 @@ class VectorQuantizer(nn.Module):
     :param enabled: False leaves z as it is for good (the paper's ablation), but still tells the nearest codes
     :param zero_counts: the authors' start: counts of 0 beside sums of 1 code each, so that the first step blows the codes
         up; leaves ``revive_codes`` out
+    :raises ValueError: a size is no whole number from 1 on, or ``decay`` not from 0 to 1
     """
 
     codes: th.Tensor
@@ -46,6 +49,9 @@ class VectorQuantizer(nn.Module):
         zero_counts: bool = False,
     ):
         super().__init__()
+        check_whole(n_codebooks=n_codebooks, codebook_size=codebook_size, code_dim=code_dim, n_latents=n_latents)
+        if not is_number(decay) or not 0 <= decay <= 1:
+            raise ValueError(f"decay is {decay!r}, expected a number from 0 to 1: the share of the old average that is kept.")
         self.n_codebooks, self.codebook_size, self.code_dim, self.n_latents = n_codebooks, codebook_size, code_dim, n_latents
         self.latent_dim = n_codebooks * code_dim * n_latents
         self.decay = decay

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch as th
@@ -145,11 +146,11 @@ class VideoDataset:
 
     def to(self, device: str | th.device) -> "VideoDataset":
         """
-        Give batches on ``device`` from now on, also in the other part of a :meth:`split`. The frames themselves move to a GPU
-        if they fill at most half of its free memory, of what ``torch.cuda.set_per_process_memory_fraction`` allows; else each
-        batch is copied from the memory map.
+        Give batches on ``device`` from now on. The frames themselves move to a GPU if they fill at most half of its free
+        memory, of what ``torch.cuda.set_per_process_memory_fraction`` allows, once for all datasets of the same videos; else
+        each batch is copied from the memory map.
         """
-        self._store.to(th.device(device))
+        self._store = self._store.on(th.device(device))
         return self
 
     def sample_indices(self, batch_size: int) -> np.ndarray:
@@ -294,20 +295,31 @@ class _Store:
         self._sender: Sender | None = None  # to a GPU
         self._touched_bytes = 0
         self.device = th.device("cpu")
+        self._on_devices = WeakValueDictionary({self.device: self})
 
     def __reduce__(self) -> tuple[type["_Store"], tuple[Path]]:
         return _Store, (self.path,)  # a memory map cannot be copied, nor sent to another process: its file is opened there
 
-    def to(self, device: th.device) -> None:
-        if device != self.device:
-            self.device, self._resident = device, None
-            self._sender = Sender(device) if device.type == "cuda" else None
-            if self._sender is not None and has_room(device, self._frames):
-                resident = th.empty(self._frames.shape, dtype=th.uint8, device=device)
-                for start in range(0, len(resident), 4096):
-                    block = np.arange(start, min(start + 4096, len(resident)))
-                    resident[start : start + 4096] = self.gather(block)
-                self._resident = resident
+    def on(self, device: th.device) -> "_Store":
+        """This store with its batches on ``device``: the same one for all who ask while anyone keeps it."""
+        store = self._on_devices.get(device)
+        if store is None:
+            store = object.__new__(_Store)
+            store.__dict__.update(self.__dict__, device=device, _resident=None, _sender=None)
+            if device.type == "cuda":
+                store._move_to_gpu()
+            self._on_devices[device] = store
+        return store
+
+    def _move_to_gpu(self) -> None:
+        """The frames, if there is room for them; else each batch."""
+        self._sender = Sender(self.device)
+        if has_room(self.device, self._frames):
+            resident = th.empty(self._frames.shape, dtype=th.uint8, device=self.device)
+            for start in range(0, len(resident), 4096):
+                block = np.arange(start, min(start + 4096, len(resident)))
+                resident[start : start + 4096] = self.gather(block)
+            self._resident = resident
 
     def gather(self, indices: np.ndarray) -> th.Tensor:
         """Frames ``(*indices.shape, C, H, W)`` on the device."""

@@ -99,7 +99,6 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         self.n_stack = n_stack
         self.rollout_steps: int | None = rollout_steps
         self.literal = literal
-        self.pretrained = False
         self._n_stages_finished = 0  # of a pre-training that was interrupted
         self._tb_log_name = type(self).__name__
         own = self._own_policy_kwargs().keys()
@@ -137,6 +136,15 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         super()._setup_model()
         self.policy_kwargs = users_policy_kwargs
         self._setup_videos()
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the networks have learned from videos, which is known wherever their parameters go."""
+        return bool(self.policy.pretrained)
+
+    @pretrained.setter
+    def pretrained(self, value: bool) -> None:
+        self.policy.pretrained = th.tensor(value, device=self.device)
 
     def _own_policy_kwargs(self) -> dict[str, Any]:
         """Arguments of the policy that follow from the algorithm's own."""
@@ -384,6 +392,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                 f"There are no videos to learn from: `{name}(env, videos=...)` or `{name}.load(path, env=env, videos=...)`. "
                 "They are never saved with a model."
             )
+        self._setup_videos()  # which may be others by now
 
     def _pretraining_steps(self, n_steps: int, stage: str, progress_bar: bool) -> Iterable[int]:
         """Count the gradient steps of a stage under a progress bar of its own."""
@@ -414,6 +423,8 @@ def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -
         raise ValueError(
             f"The environment acts in {action_space}, expected floats: gymnasium.wrappers.TransformAction can round them."
         )
+    if isinstance(action_space, spaces.Box) and not action_space.shape:
+        raise ValueError(f"The environment acts in {action_space}, expected at least one axis: make the shape (1,).")
     if isinstance(action_space, spaces.Box) and not action_space.is_bounded():
         raise ValueError(
             f"The environment acts in {action_space}, expected finite bounds: gymnasium.wrappers.ClipAction and "

@@ -176,7 +176,8 @@ class WindowReplayBuffer(ReplayBuffer):
         return ValueError(
             f"Observations of {self.obs_shape[0]} channels were taken for stacks of {self.n_stack} frames, oldest first, at "
             "an episode's start with its first frame repeated, but these are others. Stack with sb3_bcvlr.envs.stack_frames"
-            "(env, n). RGB pictures with an alpha channel: leave that out."
+            "(env, n). RGB pictures with an alpha channel: leave that out. Or somebody else has stepped the environment since "
+            "`learn` last did, such as `evaluate_policy`: evaluate in another one."
         )
 
     @property

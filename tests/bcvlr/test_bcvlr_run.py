@@ -524,12 +524,15 @@ def test_training_waits_until_there_is_a_window():
 
 def test_a_pretraining_that_was_interrupted_goes_on_with_the_stage(monkeypatch):
     model = tiny_model()
-    label = model._label_videos
-    monkeypatch.setattr(model, "_label_videos", lambda *_: 1 / 0)
+    compute_loss = model._latent_dynamics
+    monkeypatch.setattr(model, "_latent_dynamics", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.pretrain()
-    monkeypatch.setattr(model, "_label_videos", label)
     before = snapshot(model)
+    with pytest.raises(ZeroDivisionError):
+        model.pretrain()
+    assert equal(before, snapshot(model))  # p is not scaled again, which w would not know
+    monkeypatch.setattr(model, "_latent_dynamics", compute_loss)
     model.pretrain()
     assert moved(before, snapshot(model)) >= {"idm", "world_model", "latent_policy"}
     assert "encoder" not in moved(before, snapshot(model))
@@ -983,6 +986,26 @@ def test_actions_that_cannot_change_are_refused():
         BCVLR(env, fake_videos())
 
 
+def test_actions_without_an_axis_are_refused():
+    env = ActionPictureEnv()
+    env.action_space = spaces.Box(-1, 1, (), np.float32)
+    with pytest.raises(ValueError, match=r"expected at least one axis: make the shape \(1,\)"):
+        BCVLR(env, fake_videos())
+
+
+def test_videos_that_are_given_later_are_made_a_dataset_too():
+    model = tiny_model()
+    model.videos = fake_videos()
+    assert model.learn(20).videos.n_episodes == len(fake_videos())
+
+
+def test_videos_that_are_given_later_have_to_fit():
+    model = tiny_model()
+    model.videos = VideoDataset(fake_videos(), image_size=SIZE - 1)
+    with pytest.raises(ValueError, match="The videos have shape"):
+        model.learn(20)
+
+
 @pytest.mark.parametrize("ends", [(-1.0, 0.0), (1.0, -1.0)])
 def test_a_schedule_below_0_is_refused(ends):
     with pytest.raises(ValueError, match=r"idm_learning_rate is -1\.0, expected a number from 0 on or a schedule"):
@@ -1324,18 +1347,22 @@ def test_the_seed_reaches_the_replay_buffer():
 # ---- acting in rollouts ----
 
 
-def test_rollouts_act_by_what_may_be_a_graph_and_nobody_else_does():
+def test_rollouts_act_by_what_may_be_a_graph_and_nobody_else_does(monkeypatch):
     model = tiny_model(ActionPictureEnv(), learning_starts=0)
-    n_calls = []
-    decode = model._rollout_decode
-    model._rollout_decode = lambda observations: n_calls.append(len(observations)) or decode(observations)
+    n_calls, graphed = [], model._graphed
+
+    def watched(name, step, *kept):
+        act = graphed(name, step, *kept)
+        return (lambda observations: n_calls.append(len(observations)) or act(observations)) if name == "decode" else act
+
+    monkeypatch.setattr(model, "_graphed", watched)
     model.learn(7, callback=lambda *_: len(model.predict(model.env.reset())) > 0)  # as an evaluation between two steps
     assert n_calls == [1] * model.num_timesteps
 
 
 def test_after_a_rollout_that_failed_predict_decodes_by_itself(monkeypatch):
     model = tiny_model(ActionPictureEnv(), learning_starts=0)
-    monkeypatch.setattr(model, "_rollout_decode", lambda observations: 1 / 0)
+    monkeypatch.setattr(model, "_graphed", lambda *_: lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.learn(2)
     model.predict(model.env.reset())
@@ -1348,7 +1375,7 @@ CONSTANT_RATES = {"idm_learning_rate": 1e-3, "action_decoder_learning_rate": 1e-
 
 def steps_of_the_next_round(model: BCVLR) -> dict[str, object]:
     model._update(model.replay_buffer, 1, model.batch_size, 1)
-    return {name: graphed for name, (_, graphed) in model._graphed_updates.items()}
+    return {name: graphed for name, (_, graphed) in model._graphed_steps.items()}
 
 
 def test_a_round_replays_what_the_one_before_recorded():

@@ -45,6 +45,16 @@ def test_rollouts_have_the_exploration_noise(std):
     assert noise.std() == pytest.approx(std, rel=0.6, abs=1e-6)
 
 
+def test_the_exploration_noise_may_be_changed_between_two_calls_of_learn():
+    model = dot_model(exploration_noise=0.5, learning_starts=0).learn(9)
+    model.exploration_noise, model.gradient_steps, model.imitation_steps = 0.0, 0, 0
+    buffer = model.replay_buffer
+    new = slice(buffer.pos, None)
+    model.learn(9)
+    frames, actions = buffer.frames[new, 0][:9], buffer.actions[new, 0][:9]
+    assert np.allclose(actions, model.predict(frames)[0] / 2, atol=1e-5)
+
+
 @pytest.mark.parametrize(("random_action_steps", "n_actions"), [(1, 12), (4, 3), (5, 3)])
 def test_random_actions_last_as_long_as_asked(random_action_steps, n_actions):
     model = dot_model(learning_starts=12, random_action_steps=random_action_steps).learn(12)

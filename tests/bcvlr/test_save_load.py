@@ -184,6 +184,19 @@ def test_set_parameters_carries_over_what_get_parameters_gives(model):
     assert equal(snapshot(other), snapshot(model))
 
 
+def test_parameters_of_a_pretrained_model_are_not_pretrained_again(model, monkeypatch):
+    other = tiny_model(seed=5)
+    other.set_parameters(model.get_parameters())
+    monkeypatch.setattr(BCVLR, "pretrain", lambda *_, **__: 1 / 0)
+    other.learn(20)
+
+
+def test_parameters_of_a_new_model_are(model):
+    other = tiny_model(seed=5)
+    other.set_parameters(tiny_model().get_parameters())
+    assert not other.pretrained and model.pretrained
+
+
 def test_a_pretrained_model_serves_several_seeds(tmp_path):
     pretrained = tiny_model().pretrain()
     pretrained.save(tmp_path / "pretrained.zip")

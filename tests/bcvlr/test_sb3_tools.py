@@ -1,13 +1,17 @@
 """The tools of Stable-Baselines3 work as they do with its own algorithms."""
 
+import copy
+import pickle
+
 import pytest
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import ActionPictureEnv, fake_videos, tiny_model
+from toys import ActionPictureEnv, equal, fake_videos, moved, snapshot, tiny_model
 
 from sb3_bcvlr import BCVLR
+from sb3_bcvlr.envs import stack_frames
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
@@ -88,3 +92,18 @@ def test_the_environment_can_be_got():
 def test_returns_of_episodes_are_averaged():
     model = tiny_model(ActionPictureEnv(reward=3.0), stats_window_size=2).learn(28)
     assert [info["r"] for info in model.ep_info_buffer] == [21, 21]
+
+
+def test_a_copy_learns_and_acts_by_itself():
+    env = stack_frames(ActionPictureEnv(), 2)  # channels first: SB3's VecTransposeImage cannot be copied
+    model = tiny_model(env, idm_learning_rate=1e-3, action_decoder_learning_rate=1e-3).learn(20)
+    before, clone = snapshot(model), copy.deepcopy(model)
+    clone.learn(20, reset_num_timesteps=False)
+    assert equal(before, snapshot(model))
+    assert moved(before, snapshot(clone)) == {"idm", "action_decoder", "latent_policy"}
+
+
+def test_a_model_without_environment_can_be_pickled(tmp_path):
+    tiny_model().learn(20).save(tmp_path / "m.zip")
+    model = BCVLR.load(tmp_path / "m.zip", device="cpu")
+    assert equal(snapshot(pickle.loads(pickle.dumps(model))), snapshot(model))

@@ -227,3 +227,15 @@ def test_codes_are_found_and_followed_as_precisely_under_autocast():
         quantized, indices, loss = mixed(z)
     th.testing.assert_close((quantized, indices, loss), expected, rtol=0, atol=0)
     th.testing.assert_close(mixed.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["n_codebooks", "codebook_size", "code_dim", "n_latents"])
+def test_sizes_are_whole_numbers_from_1_on(name):
+    with pytest.raises(ValueError, match=f"{name} is 0, expected a whole number from 1 on"):
+        VectorQuantizer(**{name: 0})
+
+
+@pytest.mark.parametrize("decay", [1.5, -3.0, "0.9"])
+def test_a_decay_is_a_share(decay):
+    with pytest.raises(ValueError, match="expected a number from 0 to 1"):
+        VectorQuantizer(decay=decay)

@@ -141,6 +141,15 @@ def test_split_holds_out_the_last_episodes_and_shares_the_store(no_decoding):
     assert np.shares_memory(kept._store._frames, dataset._store._frames)
 
 
+def test_each_dataset_has_a_device_of_its_own():
+    dataset = VideoDataset([filled(0, 1), filled(2, 3)])
+    (other,) = dataset.spawn(1)
+    kept, held_out = other.to("meta").split(0.5)
+    assert dataset.device.type == dataset.sample(2).frames.device.type == "cpu"
+    assert other.device.type == kept.device.type == held_out.sample(2).frames.device.type == "meta"
+    assert dataset.spawn(1)[0].to("meta")._store is other._store  # what lies on a device lies there once
+
+
 @pytest.mark.parametrize("fraction", [0, 1, 0.9, float("nan")])
 def test_split_leaves_no_part_empty(fraction):
     with pytest.raises(ValueError, match="of 2 episodes: both parts need one"):
