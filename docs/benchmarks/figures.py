@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from tables import FOLDER, minutes, read
 
-IN_WHOLE_RUNS = "to learn from in whole runs; the first 131,072 frames are used"
+IN_WHOLE_RUNS = "to learn from in whole runs: the episodes that the first 131,072 frames hold whole"
 VIDEOS = {  # as videos.csv names them
     "fruitbot": IN_WHOLE_RUNS,
     "bigfish": IN_WHOLE_RUNS,
