@@ -79,6 +79,7 @@ class Ladder:
     def restart(self) -> None:
         """Forget the last rung: networks as pre-trained, optimizers new."""
         self.policy.load_state_dict(self.start)
+        self.policy.n_neighbors = self.model.n_neighbors or 0
         self.model.finetune_optimizer.state.clear()
         self.model._graphed_steps.clear()  # which know that state
         self.model._n_updates = 0  # else it would make no random steps
@@ -96,7 +97,8 @@ class Ladder:
         self.model._align(self.model.replay_buffer, n_updates, self.model.batch_size)
 
     def clone_actions(self, labels: th.Tensor, n_steps: int) -> None:
-        """pi and d by the action loss against ``labels``, one for each window."""
+        """pi and d by the action loss against ``labels``, one for each window; d reads what pi says itself."""
+        self.policy.n_neighbors = 0
         learned = [*self.policy.latent_policy.parameters(), *self.policy.action_decoder.parameters()]
         optimizer = th.optim.Adam(learned, self.model.imitation_learning_rate, fused=True)
         for _ in trange(n_steps, desc="clone actions"):

@@ -40,6 +40,7 @@ TINY_STEPS: dict[str, Any] = dict(
     dynamics_batch_size=4,
     imitation_batch_size=4,
     policy_tau=1.0,  # an average would not get far in so few steps
+    n_neighbors=0,
     feature_loss_kwargs=dict(projection_dim=4, hidden_dim=8),
 )
 
@@ -169,7 +170,10 @@ def equal(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
     return first.keys() == second.keys() and all(th.equal(first[name], second[name]) for name in first)
 
 
+NO_NETWORKS = {"pretrained", "video_latents"}
+
+
 def moved(before: dict[str, th.Tensor], after: dict[str, th.Tensor]) -> set[str]:
     """The networks, by their first name, of which anything is different; the average of pi counts as pi."""
-    networks = {name: name.split(".")[0].removesuffix("_average") for name in before if name != "pretrained"}
+    networks = {name: name.split(".")[0].removesuffix("_average") for name in before if name not in NO_NETWORKS}
     return {network for name, network in networks.items() if not th.equal(before[name], after[name])}

@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak
 from torch._functorch import config as functorch_config
 from torch.nn import functional as F
 
-from sb3_bcvlr.bcvlr.policies import BCVLRPolicy
+from sb3_bcvlr.bcvlr.policies import N_LATENTS_KEPT, BCVLRPolicy
 from sb3_bcvlr.common.augmentations import random_shift
 from sb3_bcvlr.common.checks import check_whole, checked_names, is_number
 from sb3_bcvlr.common.contrastive import InfoNCE
@@ -52,8 +52,9 @@ COUNTS = (
     "imitation_steps",
     "dynamics_pad",
     "imitation_pad",
+    "n_neighbors",
 )
-OPTIONAL = ("n_history", "n_stack", "n_epochs", "rollout_steps")  # may be None
+OPTIONAL = ("n_history", "n_stack", "n_epochs", "n_neighbors", "rollout_steps")  # may be None
 WHOLE_NUMBERS = dict.fromkeys(POSITIVE, 1) | dict.fromkeys(COUNTS, 0) | {"gradient_steps": -1}  # and their minima
 SCHEDULES = ("learning_rate", "idm_learning_rate", "action_decoder_learning_rate", "world_model_learning_rate")
 NOT_NEGATIVE = (
@@ -125,6 +126,9 @@ class BCVLR(VideoImitationAlgorithm):
     :param tau: of the momentum encoder
     :param policy_tau: of the running average of pi's weights that acts, since what the newest are worth changes from step to
         step (ours; 1: the newest act, which is better where pi makes fewer than some 3 / policy_tau steps)
+    :param n_neighbors: the policy decodes so many latent actions of the videos, those nearest to pi's: pi's own, a mean of
+        what the expert might have meant, may be none that d has met (ours; 0: pi's own, a = d(pi(f(o)))). None: 16 where
+        actions are discrete, 0 where they are continuous
     :param target_update_interval: steps of f between two updates of the momentum encoder
     :param world_model_coef: beta, the weight of the latent-action loss online; 0 leaves w out and saves its time. Not with
         an f that is tuned online, whose features w does not know
@@ -204,6 +208,7 @@ class BCVLR(VideoImitationAlgorithm):
         imitation_pad: int = 2,
         tau: float = 0.05,
         policy_tau: float = 0.01,
+        n_neighbors: int | None = None,
         target_update_interval: int = 2,
         world_model_coef: float = 0.0,
         commitment_coef: float = 0.05,
@@ -222,6 +227,7 @@ class BCVLR(VideoImitationAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
+        self.n_neighbors = n_neighbors  # now, since it is the policy's too
         super().__init__(
             env=env,
             videos=videos,
@@ -278,6 +284,8 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
+        if self.n_neighbors is None:
+            self.n_neighbors = 16 if isinstance(self.action_space, spaces.Discrete) else 0
         super()._setup_model()
         if self.mixed_precision and lacks_bfloat16(self.device):
             warnings.warn("This GPU has no bfloat16: mixed_precision is set to False.", stacklevel=3)
@@ -292,6 +300,9 @@ class BCVLR(VideoImitationAlgorithm):
         self.finetune_optimizer = self._optimizer(th.optim.Adam, groups)  # at rates that each update sets
         latent_policy_parameters = self.policy.latent_policy.parameters()
         self.latent_policy_optimizer = self._optimizer(th.optim.Adam, latent_policy_parameters, self.lr_schedule(1))
+
+    def _own_policy_kwargs(self) -> dict[str, Any]:
+        return {**super()._own_policy_kwargs(), "n_neighbors": self.n_neighbors}
 
     def _set_finetune_learning_rates(self) -> None:
         """Of p, d, w and f now; those at 0 are frozen, so that the optimizer meets no gradient of theirs."""
@@ -336,6 +347,8 @@ class BCVLR(VideoImitationAlgorithm):
         :raises ValueError: a number is not what it can be, or a name is not known
         """
         self._check_numbers()
+        if (self.n_neighbors or 0) > N_LATENTS_KEPT:
+            raise ValueError(f"n_neighbors is {self.n_neighbors}, expected at most the {N_LATENTS_KEPT} that are kept.")
         if not isinstance(self.feature_loss_class, type):
             raise ValueError(f"feature_loss_class is {self.feature_loss_class!r}, expected a class such as InfoNCE.")
         quantized = ((self.policy_kwargs or {}).get("quantizer_kwargs") or {}).get("enabled", True)
@@ -679,6 +692,7 @@ class BCVLR(VideoImitationAlgorithm):
         indices = self.videos.sample_indices(n_steps * self.imitation_batch_size)
         windows, positions = np.unique(indices, return_inverse=True)
         labels = self.policy.standardized(self._label_videos(windows))
+        self.policy.keep_video_latents(labels)
         indices, positions = indices.reshape(n_steps, -1), to_device(positions.reshape(n_steps, -1), self.device)
         compute_loss = self._compiled(self._imitation_loss)
 

@@ -18,6 +18,7 @@ from sb3_bcvlr.common.networks import ActionDecoder, Encoder, InverseDynamicsMod
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer, perplexity
 
 QUANTIZER_KWARGS: dict[str, Any] = {"code_dim": 4, "n_latents": 4, "decay": 0.99, "revive_codes": True}
+N_LATENTS_KEPT = 4096  # of the videos, for pi's neighbours
 LATENT_POLICY_KWARGS: dict[str, Any] = {"channels": (48,), "hidden_dim": 256}
 
 
@@ -29,6 +30,7 @@ class BCVLRPolicy(BasePolicy):
     :param action_space: Discrete, or a Box with finite bounds
     :param lr_schedule: SB3's, unused: the algorithm owns the optimizers
     :param n_history: frames before o_t+1 that p sees
+    :param n_neighbors: d decodes so many latent actions of the videos, the nearest to pi's; 0: pi's itself
     :param encoder_channels: a convolution of f for each
     :param encoder_strides: of these
     :param encoder_residual_blocks: of f, after them
@@ -53,6 +55,7 @@ class BCVLRPolicy(BasePolicy):
     feature_mean: th.Tensor
     feature_std: th.Tensor
     change_std: th.Tensor
+    video_latents: th.Tensor
     latent_mean: th.Tensor
     latent_std: th.Tensor
 
@@ -62,6 +65,7 @@ class BCVLRPolicy(BasePolicy):
         action_space: spaces.Space,
         lr_schedule: Schedule | None = None,
         n_history: int = 2,
+        n_neighbors: int = 0,
         encoder_channels: Sequence[int] = (16, 24),
         encoder_strides: Sequence[int] = (2, 2),
         encoder_residual_blocks: int = 0,
@@ -82,6 +86,7 @@ class BCVLRPolicy(BasePolicy):
         self._sizes = {name: value for name, value in locals().items() if name not in ("self", "lr_schedule", "__class__")}
         super().__init__(observation_space, action_space, squash_output=True)  # continuous actions come as [-1, 1]
         self.n_history = n_history
+        self.n_neighbors = n_neighbors
         self.standardize = standardize
         self.frame_differences = frame_differences
         self.share_encoder = share_encoder
@@ -111,6 +116,7 @@ class BCVLRPolicy(BasePolicy):
         self.register_buffer("feature_mean", th.zeros(feature_shape[0], 1, 1))
         self.register_buffer("feature_std", th.ones(feature_shape[0], 1, 1))
         self.register_buffer("change_std", th.ones(feature_shape[0], 1, 1))
+        self.register_buffer("video_latents", th.zeros(N_LATENTS_KEPT, latent_dim))
         self.register_buffer("latent_mean", th.zeros(latent_dim))
         self.register_buffer("latent_std", th.ones(()))
 
@@ -242,6 +248,11 @@ class BCVLRPolicy(BasePolicy):
                 encoder, _ = latent_policy.children()
                 encoder.load_state_dict(self.encoder.state_dict())
 
+    def keep_video_latents(self, latent_actions: th.Tensor) -> None:
+        """Let pi's neighbours be among these z (B, latent_dim), standardized: evenly spread ones, if they are too many."""
+        spread = th.linspace(0, len(latent_actions) - 1, N_LATENTS_KEPT, device=latent_actions.device)
+        self.video_latents.copy_(latent_actions[spread.round().long()])
+
     def rescale_idm(self, latent_actions: th.Tensor) -> None:
         """Give p zero mean and unit variance where it gave these z (B, latent_dim): w would not hear a new p."""
         std = latent_actions.std(0) + 1e-6
@@ -277,8 +288,19 @@ class BCVLRPolicy(BasePolicy):
             super().set_training_mode(mode)
 
     def decode(self, observations: th.Tensor) -> th.Tensor:
-        """d(pi(f(o))) of (B, C, H, W) uint8: logits (B, n_actions), or actions (B, action_dim) around [-1, 1]."""
-        return self.action_decoder(self.imitate(observations, self.latent_policy_average))
+        """
+        a = d(pi(f(o))) of (B, C, H, W) uint8: logits (B, n_actions), or actions (B, action_dim) around [-1, 1].
+
+        Where the expert may have done either of two things, pi means what lies between their z, which d has never met. So it
+        decodes what the expert did mean nearby, and the policy is the mean of that (ours).
+        """
+        latent_actions = self.imitate(observations, self.latent_policy_average)
+        if self.n_neighbors == 0:
+            return self.action_decoder(latent_actions)
+        distances = self.video_latents.square().sum(1) - 2 * latent_actions @ self.video_latents.T  # squared, but for |z|^2
+        nearest = distances.topk(self.n_neighbors, largest=False).indices
+        decoded = self.action_decoder(self.video_latents[nearest])  # (B, n_neighbors, n_outputs)
+        return decoded.log_softmax(-1).logsumexp(1) if self.is_discrete else decoded.mean(1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """a = d(pi(f(o))). Discrete: sampled from the softmax unless ``deterministic``. Continuous: in [-1, 1], no noise."""

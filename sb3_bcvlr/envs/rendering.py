@@ -46,8 +46,7 @@ def choose_backend() -> str:
     # Where dm_control itself makes a context (quadruped_escape), its render thread would complain at exit.
     os.environ.setdefault("DISABLE_RENDER_THREAD_OFFLOADING", "1")
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
-        has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
-        wanted = ["egl", "osmesa"] if has_gpu else ["osmesa", "egl"]  # without a GPU, OSMesa is the faster of the two
+        wanted = ["egl", "osmesa"] if has_gpu() else ["osmesa", "egl"]  # without a GPU, OSMesa is the faster of the two
         found = [backend for backend in wanted if ctypes.util.find_library(BACKENDS[backend][0])]
         if os.environ.get("PYOPENGL_PLATFORM") in wanted:  # another package has chosen; a process has one platform
             os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"]
@@ -65,6 +64,26 @@ def _no_backend(error: Exception) -> ImportError:
     )
 
 
+def _load_triton() -> None:
+    """
+    PyTorch loads Triton with any optimizer, and crashes where Mesa, which draws on CPUs, has brought its LLVM before.
+
+    Where MuJoCo, and Mesa with it, is there already, PyTorch is told that there is no Triton: without a GPU, all it compiles is
+    C++. With one it may be needed, and MuJoCo draws on that.
+    """
+    if "mujoco" in sys.modules:
+        if not has_gpu():
+            sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  which makes its import an ImportError
+        return
+    with suppress(ImportError):
+        import triton  # noqa: F401
+
+
+def has_gpu() -> bool:
+    """Whether there is one of NVIDIA's."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 def require(module: str, extra: str) -> ModuleType:
     """
     Choose the back end and import ``module``.
@@ -72,9 +91,8 @@ def require(module: str, extra: str) -> ModuleType:
     :raises ImportError: the package of ``extra`` or the OpenGL library is missing; the message says what to install
     """
     backend = choose_backend()
-    if backend in ("egl", "osmesa"):  # whose LLVM, once loaded, crashes Triton's, which PyTorch loads with any optimizer
-        with suppress(ImportError):
-            import_module("triton")
+    if backend in ("egl", "osmesa"):
+        _load_triton()
     try:
         mujoco = import_module("mujoco")
         if backend in ("egl", "osmesa"):  # MuJoCo reads MUJOCO_GL when it is imported, which may have been before

@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
-from toys import SIZE, ActionPictureEnv, equal, fake_videos, moved, picture, snapshot, tiny_arguments, tiny_model
+from toys import SIZE, ActionPictureEnv, DotEnv, equal, fake_videos, moved, picture, snapshot, tiny_arguments, tiny_model
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.bcvlr import BCVLRPolicy, bcvlr
@@ -250,6 +250,28 @@ def test_the_average_has_the_statistics_of_the_latent_policy_that_learns():
     policy = pretrained(policy_tau=0.25, policy_kwargs=networks).policy
     assert policy.latent_policy[1].num_batches_tracked > 1
     assert equal(dict(policy.latent_policy[1].named_buffers()), dict(policy.latent_policy_average[1].named_buffers()))
+
+
+@pytest.mark.parametrize(("env", "videos", "expected"), [(ActionPictureEnv, fake_videos, 16), (DotEnv, lambda: None, 0)])
+def test_neighbors_are_asked_where_actions_are_discrete(env, videos, expected):
+    model = tiny_model(env(), videos(), n_neighbors=None)
+    assert model.n_neighbors == model.policy.n_neighbors == expected
+
+
+def test_the_neighbors_are_what_pi_clones(monkeypatch):
+    model = tiny_model()
+    label, labels = model._label_videos, []
+    monkeypatch.setattr(model, "_label_videos", lambda indices: labels.append(label(indices)) or labels[-1])
+    model.pretrain()
+    kept = model.policy.video_latents
+    assert {*map(tuple, kept.tolist())} == {*map(tuple, model.policy.standardized(labels[-1]).tolist())}
+    before = kept.clone()
+    assert not th.equal(before, model.learn(20).policy.video_latents)
+
+
+def test_more_neighbors_than_are_kept_are_refused():
+    with pytest.raises(ValueError, match="n_neighbors is 5000, expected at most the 4096 that are kept"):
+        tiny_model(n_neighbors=5000)
 
 
 @pytest.mark.parametrize("policy_tau", [0, 1.5])

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from toys import TINY_NETWORKS
 
 from sb3_bcvlr.bcvlr import BCVLRPolicy, CnnPolicy
+from sb3_bcvlr.bcvlr.policies import N_LATENTS_KEPT
 
 SPACE = spaces.Box(0, 255, (3, 16, 16), np.uint8)
 
@@ -21,6 +22,44 @@ def make_policy(n_history: int = 2, **kwargs) -> BCVLRPolicy:
 
 def random_frames(*shape: int) -> th.Tensor:
     return th.randint(256, (*shape, 3, 16, 16), dtype=th.uint8, generator=th.Generator().manual_seed(0))
+
+
+def with_video_latents(policy: BCVLRPolicy) -> BCVLRPolicy:
+    """Latent actions of videos around those of pi, three of them far away."""
+    latent_actions = policy.imitate(random_frames(50), policy.latent_policy_average)
+    policy.keep_video_latents(th.cat((latent_actions, latent_actions[:3] + 100)))
+    return policy
+
+
+@pytest.mark.parametrize("n_neighbors", [1, 16])
+def test_what_the_expert_did_mean_near_pis_latent_action_is_decoded(n_neighbors):
+    policy = with_video_latents(make_policy(n_neighbors=n_neighbors))
+    pictures = random_frames(60)[50:]
+    for latent_action, logits in zip(
+        policy.imitate(pictures, policy.latent_policy_average), policy.decode(pictures), strict=True
+    ):
+        nearest = (policy.video_latents - latent_action).square().sum(1).argsort(stable=True)[:n_neighbors]
+        expected = policy.action_decoder(policy.video_latents[nearest]).softmax(1).mean(0)
+        th.testing.assert_close(logits.softmax(0), expected)
+
+
+def test_continuous_actions_of_neighbors_are_averaged():
+    space = spaces.Box(-1, 1, (2,))
+    policy = with_video_latents(BCVLRPolicy(SPACE, space, **{**TINY_NETWORKS, "n_neighbors": 5}))
+    pictures = random_frames(1)
+    distances = (policy.video_latents - policy.imitate(pictures, policy.latent_policy_average)).square().sum(1)
+    expected = policy.action_decoder(policy.video_latents[distances.argsort(stable=True)[:5]]).mean(0)
+    th.testing.assert_close(policy.decode(pictures)[0], expected)
+
+
+@pytest.mark.parametrize("n_labels", [1, 10, N_LATENTS_KEPT + 7])
+def test_the_latent_actions_that_are_kept_are_spread_evenly(n_labels):
+    policy = make_policy()
+    labels = th.arange(n_labels)[:, None] * th.ones(1, policy.video_latents.shape[1])
+    policy.keep_video_latents(labels)
+    kept = policy.video_latents[:, 0]
+    assert kept[0] == 0 and kept[-1] == n_labels - 1
+    assert set(kept.diff().unique().tolist()) <= {0, 1, 2}
 
 
 def test_cnn_policy_is_another_name():

@@ -317,6 +317,14 @@ def test_the_average_may_be_asked_for_on_loading(tmp_path, saved, changed):
     assert th.equal(*weights) == (changed == 1)
 
 
+def test_other_neighbors_may_be_asked_for_on_loading(tmp_path):
+    model = tiny_model().learn(20)
+    model.save(tmp_path / "model.zip")
+    loaded = BCVLR.load(tmp_path / "model.zip", n_neighbors=3, device="cpu")
+    assert loaded.policy.n_neighbors == 3 and model.policy.n_neighbors == 0
+    assert th.equal(loaded.policy.video_latents, model.policy.video_latents)
+
+
 def test_stacks_of_grey_frames_are_known_on_loading(tmp_path):
     env = stack_frames(grayscale(ActionPictureEnv()), 3)
     tiny_model(env, n_stack=3).learn(10).save(tmp_path / "model.zip")

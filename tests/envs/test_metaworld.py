@@ -187,7 +187,7 @@ def test_an_episode_of_no_steps_is_refused():
 
 
 def test_meta_world_may_be_imported_first_and_environments_left_open():
-    """MuJoCo has then chosen a back end of its own; nothing is printed at exit."""
+    """MuJoCo has then chosen a back end of its own; nothing is printed at exit, and PyTorch does not load a Triton that crashes."""
     if importlib.util.find_spec("dm_control") is None:
         pytest.skip("dm_control is not installed")
     code = """if True:
@@ -195,6 +195,8 @@ def test_meta_world_may_be_imported_first_and_environments_left_open():
         from sb3_bcvlr.envs import make_dmcontrol, make_metaworld
         envs = [make_dmcontrol("reacher_easy", image_size=8), make_metaworld("reach", image_size=8)]
         assert all(env.reset().any() for env in envs)
+        import torch
+        torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
