@@ -68,15 +68,15 @@ def _load_triton() -> None:
     """
     PyTorch loads Triton with any optimizer, and crashes where Mesa, which draws on CPUs, has brought its LLVM before.
 
-    Where MuJoCo, and Mesa with it, is there already, PyTorch is told that there is no Triton: without a GPU, all it compiles is
-    C++. With one it may be needed, and MuJoCo draws on that.
+    Where MuJoCo, and Mesa with it, is there already, PyTorch is told that there is no Triton: without a GPU, all that it
+    compiles is C++. With one it may be needed, and MuJoCo draws on that.
     """
-    if "mujoco" in sys.modules:
-        if not has_gpu():
-            sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  which makes its import an ImportError
-        return
-    with suppress(ImportError):
-        import triton  # noqa: F401
+    if "mujoco" not in sys.modules:
+        with suppress(ImportError):
+            import triton  # noqa: F401
+    elif not has_gpu():
+        loaded: dict[str, Any] = sys.modules
+        loaded.setdefault("triton", None)  # which makes its import an ImportError
 
 
 def has_gpu() -> bool:

@@ -187,7 +187,7 @@ def test_an_episode_of_no_steps_is_refused():
 
 
 def test_meta_world_may_be_imported_first_and_environments_left_open():
-    """MuJoCo has then chosen a back end of its own; nothing is printed at exit, and PyTorch does not load a Triton that crashes."""
+    """MuJoCo has then chosen a back end of its own. Nothing is printed at exit, and PyTorch loads no Triton that crashes."""
     if importlib.util.find_spec("dm_control") is None:
         pytest.skip("dm_control is not installed")
     code = """if True:
