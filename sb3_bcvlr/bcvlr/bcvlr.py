@@ -285,7 +285,7 @@ class BCVLR(VideoImitationAlgorithm):
     def _setup_model(self) -> None:
         self._check_arguments()
         if self.n_neighbors is None:
-            self.n_neighbors = 16 if isinstance(self.action_space, spaces.Discrete) else 0
+            self.n_neighbors = 16 if isinstance(getattr(self, "action_space", None), spaces.Discrete) else 0
         super()._setup_model()
         if self.mixed_precision and lacks_bfloat16(self.device):
             warnings.warn("This GPU has no bfloat16: mixed_precision is set to False.", stacklevel=3)
