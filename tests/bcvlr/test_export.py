@@ -140,3 +140,17 @@ def test_bounds_of_several_axes_are_laid_flat():
     with th.no_grad():
         actions = ActingNetworks(model.policy.eval())(th.as_tensor(pictures))
     np.testing.assert_allclose(actions, model.predict(pictures)[0].reshape(-1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("env", [ActionPictureEnv, LopsidedEnv])
+def test_neighbors_are_part_of_the_graph(env, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = BCVLR(env(), None, **tiny_arguments(n_neighbors=3))
+    pictures = np.random.default_rng(0).integers(0, 256, (64, *model.observation_space.shape), dtype=np.uint8)
+    with th.no_grad():
+        latent_actions = model.policy.imitate(th.as_tensor(pictures), model.policy.latent_policy_average)
+    model.policy.keep_video_latents(latent_actions[:40])
+    export_onnx(model, tmp_path / "policy.onnx")
+    (outputs,) = onnxruntime.InferenceSession(tmp_path / "policy.onnx").run(None, {"observations": pictures})
+    assert np.abs(outputs - outputs_of_torch(model, pictures)).max() < 1e-4
