@@ -74,14 +74,12 @@ class Ladder:
         self.actions, self.held_out_actions = actions.to(model.device), held_out_actions.to(model.device)
         self.groups = None if groups is None else th.as_tensor(groups, device=model.device)
         self.policy = model.policy
-        self.start = deepcopy(model.policy.state_dict())
+        self.start = deepcopy(model.get_parameters())
 
     def restart(self) -> None:
-        """Forget the last rung: networks as pre-trained, optimizers new."""
-        self.policy.load_state_dict(self.start)
-        self.policy.n_neighbors = self.model.n_neighbors or 0
-        self.model.finetune_optimizer.state.clear()
-        self.model._graphed_steps.clear()  # which know that state
+        """Forget the last rung: networks and optimizers as pre-trained."""
+        self.model.set_parameters(self.start, device=self.model.device)
+        self.policy.n_neighbors = self.model.n_neighbors
         self.model._n_updates = 0  # else it would make no random steps
         self.policy.set_training_mode(True)
         self.policy.world_model.eval()
@@ -304,7 +302,7 @@ def main() -> None:
             model = BCVLR(env, videos, seed=args.seed, **{**kwargs, "imitation_steps": args.updates // n_rollouts})
             choose_convolutions(args.fast_convolutions)
             ladder.model = model
-            model.policy.load_state_dict(ladder.start)
+            model.set_parameters(ladder.start, device=model.device)
             ladder.policy = model.policy
             curve = LearningCurve()
             every = -(-args.eval_every // args.n_envs)
