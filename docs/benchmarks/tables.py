@@ -1,4 +1,4 @@
-"""The table of whole runs in speed.md, from defaults_runs.csv: ``python docs/benchmarks/tables.py`` writes it anew."""
+"""The table of whole runs in defaults.md, from defaults_runs.csv: ``python docs/benchmarks/tables.py`` writes it anew."""
 
 import csv
 from itertools import groupby
@@ -49,5 +49,5 @@ def with_tables(page: str) -> str:
 
 
 if __name__ == "__main__":
-    page = FOLDER / "speed.md"
+    page = FOLDER / "defaults.md"
     page.write_text(with_tables(page.read_text()))
