@@ -170,7 +170,7 @@ def equal(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
     return first.keys() == second.keys() and all(th.equal(first[name], second[name]) for name in first)
 
 
-NO_NETWORKS = {"pretrained", "video_latents"}
+NO_NETWORKS = {"pretrained", "video_latents", "n_same_before"}
 
 
 def moved(before: dict[str, th.Tensor], after: dict[str, th.Tensor]) -> set[str]:

@@ -301,13 +301,25 @@ class BCVLR(VideoImitationAlgorithm):
         latent_policy_parameters = self.policy.latent_policy.parameters()
         self.latent_policy_optimizer = self._optimizer(th.optim.Adam, latent_policy_parameters, self.lr_schedule(1))
 
+    @property
+    def n_neighbors(self) -> int | None:
+        """How many latent actions of the videos the policy decodes; to be set at any time."""
+        return self.__dict__["n_neighbors"]  # where SB3 saves it from, and loads it to
+
+    @n_neighbors.setter
+    def n_neighbors(self, value: int | None) -> None:
+        self.__dict__["n_neighbors"] = value
+        if "policy" in self.__dict__ and value is not None:
+            self.policy.n_neighbors = value
+
     def _own_policy_kwargs(self) -> dict[str, Any]:
         return {**super()._own_policy_kwargs(), "n_neighbors": self.n_neighbors}
 
     def _set_finetune_learning_rates(self) -> None:
         """Of p, d, w and f now; those at 0 are frozen, so that the optimizer meets no gradient of theirs."""
-        schedules = (self.idm_learning_rate, self.action_decoder_learning_rate, self.world_model_learning_rate)
-        rates = [FloatSchedule(schedule)(self._current_progress_remaining) for schedule in schedules]
+        given = (self.idm_learning_rate, self.action_decoder_learning_rate, self.world_model_learning_rate)
+        schedules = (FloatSchedule(rate if callable(rate) else float(rate)) for rate in given)  # SB3 knows none of NumPy's
+        rates = [schedule(self._current_progress_remaining) for schedule in schedules]
         rates.append(rates[0] if "online" in self.tune_encoder else 0.0)
         for group, rate in zip(self.finetune_optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
@@ -318,6 +330,9 @@ class BCVLR(VideoImitationAlgorithm):
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
         """SB3's; learning rates stay this model's, whatever the saved optimizers had."""
         super().set_parameters(load_path_or_dict, exact_match, device)
+        if self.pretrained:  # whatever a pre-training of this model was interrupted in
+            self._n_stages_finished = 0
+            self.policy.idm.quantizer.bypass = not self.policy.idm.quantizer.enabled
         self._set_finetune_learning_rates()
         self._graphed_steps.clear()  # they know the optimizers' tensors of before
 
@@ -478,7 +493,8 @@ class BCVLR(VideoImitationAlgorithm):
         if is_random and self._random_action is not None and self.num_timesteps // n_envs % self.random_action_steps:
             return self._random_action
         # All rollouts' observations have one shape, and weights change in place: a GPU acts by one graph.
-        self.policy.rollout_decode = self._graphed("decode", lambda observations: (self.policy.decode(observations),))
+        decode = self._graphed("decode", lambda observations: (self.policy.decode(observations),), self.policy.n_neighbors)
+        self.policy.rollout_decode = decode
         try:
             action = super()._sample_action(self.num_timesteps + is_random, None if is_random else action_noise, n_envs)
         finally:

@@ -26,7 +26,8 @@ class ActingNetworks(nn.Module):
             low, high = (
                 th.as_tensor(bound.reshape(-1)) for bound in (self.policy.action_space.low, self.policy.action_space.high)
             )
-            return low + (decoded.clamp(-1, 1) + 1) / 2 * (high - low)
+            actions = low + (decoded.clamp(-1, 1) + 1) / 2 * (high - low)
+            return th.minimum(th.maximum(actions, low), high)  # rounding may end beside them
         return decoded
 
 

@@ -5,6 +5,7 @@ from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution
@@ -19,6 +20,7 @@ from sb3_bcvlr.common.vector_quantizer import VectorQuantizer, perplexity
 
 QUANTIZER_KWARGS: dict[str, Any] = {"code_dim": 4, "n_latents": 4, "decay": 0.99, "revive_codes": True}
 N_LATENTS_KEPT = 4096  # of the videos, for pi's neighbours
+FAR = 1e9  # squared, beyond any of them
 LATENT_POLICY_KWARGS: dict[str, Any] = {"channels": (48,), "hidden_dim": 256}
 
 
@@ -56,6 +58,7 @@ class BCVLRPolicy(BasePolicy):
     feature_std: th.Tensor
     change_std: th.Tensor
     video_latents: th.Tensor
+    n_same_before: th.Tensor
     latent_mean: th.Tensor
     latent_std: th.Tensor
 
@@ -117,6 +120,7 @@ class BCVLRPolicy(BasePolicy):
         self.register_buffer("feature_std", th.ones(feature_shape[0], 1, 1))
         self.register_buffer("change_std", th.ones(feature_shape[0], 1, 1))
         self.register_buffer("video_latents", th.zeros(N_LATENTS_KEPT, latent_dim))
+        self.register_buffer("n_same_before", th.zeros(N_LATENTS_KEPT))  # of these, where videos are so few that they repeat
         self.register_buffer("latent_mean", th.zeros(latent_dim))
         self.register_buffer("latent_std", th.ones(()))
 
@@ -249,9 +253,15 @@ class BCVLRPolicy(BasePolicy):
                 encoder.load_state_dict(self.encoder.state_dict())
 
     def keep_video_latents(self, latent_actions: th.Tensor) -> None:
-        """Let pi's neighbours be among these z (B, latent_dim), standardized: evenly spread ones, if they are too many."""
-        spread = th.linspace(0, len(latent_actions) - 1, N_LATENTS_KEPT, device=latent_actions.device)
-        self.video_latents.copy_(latent_actions[spread.round().long()])
+        """
+        Let pi's neighbours be among these z (B, latent_dim), standardized: evenly spread ones if they are too many; again and
+        again if they are too few, where each is a neighbour once before any is twice.
+        """
+        n_kept = min(len(latent_actions), N_LATENTS_KEPT)
+        spread = th.linspace(0, len(latent_actions) - 1, n_kept, device=latent_actions.device).round().long()
+        places = th.arange(N_LATENTS_KEPT, device=latent_actions.device)
+        self.video_latents.copy_(latent_actions[spread[places % n_kept]])
+        self.n_same_before.copy_(places // n_kept)
 
     def rescale_idm(self, latent_actions: th.Tensor) -> None:
         """Give p zero mean and unit variance where it gave these z (B, latent_dim): w would not hear a new p."""
@@ -298,9 +308,14 @@ class BCVLRPolicy(BasePolicy):
         if self.n_neighbors == 0:
             return self.action_decoder(latent_actions)
         distances = self.video_latents.square().sum(1) - 2 * latent_actions @ self.video_latents.T  # squared, but for |z|^2
-        nearest = distances.topk(self.n_neighbors, largest=False).indices
+        nearest = (distances + FAR * self.n_same_before).topk(self.n_neighbors, largest=False).indices
         decoded = self.action_decoder(self.video_latents[nearest])  # (B, n_neighbors, n_outputs)
         return decoded.log_softmax(-1).logsumexp(1) if self.is_discrete else decoded.mean(1)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """SB3's, whose rounding may end beside the bounds."""
+        assert isinstance(self.action_space, spaces.Box), self.action_space
+        return np.clip(super().unscale_action(scaled_action), self.action_space.low, self.action_space.high)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """a = d(pi(f(o))). Discrete: sampled from the softmax unless ``deterministic``. Continuous: in [-1, 1], no noise."""

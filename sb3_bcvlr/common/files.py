@@ -13,8 +13,9 @@ from typing import Any
 def written_beside(path: Path) -> Iterator[Path]:
     """
     A path to write to, beside ``path`` and of its ending, which becomes ``path`` when the block has ended well and is removed
-    otherwise. The folder is made where there is none.
+    otherwise. The folder is made where there is none; a link stays one.
     """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:

@@ -19,7 +19,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecFrameStack, is_vecenv_wrapped, unwrap_vec_normalize
 from tqdm import tqdm
@@ -313,6 +313,17 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             self.pretrain(progress_bar=progress_bar)
             self._logger, self.start_time = logger, time.time_ns()
         return setup
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """SB3's. Cut short by a callback or an interrupt, it leaves an older observation: the next begins with a reset."""
+        is_whole = False
+        try:
+            rollout = super().collect_rollouts(*args, **kwargs)
+            is_whole = rollout.continue_training
+            return rollout
+        finally:
+            if not is_whole:
+                self._last_obs = None
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """SB3's, but written beside and then renamed: what fails leaves the file that was there."""

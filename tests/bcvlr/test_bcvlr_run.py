@@ -560,6 +560,25 @@ def test_a_pretraining_that_was_interrupted_goes_on_with_the_stage(monkeypatch):
     assert "encoder" not in moved(before, snapshot(model))
 
 
+def test_parameters_of_another_end_a_pretraining_that_was_interrupted(monkeypatch):
+    model, parameters = tiny_model(quantizer_warmup_steps=1), pretrained().get_parameters()
+    monkeypatch.setattr(model, "_latent_dynamics", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.pretrain()
+    assert model.policy.idm.quantizer.bypass
+    model.set_parameters(parameters)
+    assert not model.policy.idm.quantizer.bypass
+    monkeypatch.undo()
+    before = snapshot(model)
+    assert "encoder" in moved(before, snapshot(model.pretrain()))  # the first stage again
+
+
+@pytest.mark.parametrize("name", ["idm_learning_rate", "action_decoder_learning_rate", "world_model_learning_rate"])
+def test_numbers_of_numpy_serve_as_rates(name):
+    rates = [group["lr"] for group in tiny_model(**{name: np.float32(0.5)}).learn(10).finetune_optimizer.param_groups]
+    assert 0.5 in rates
+
+
 def test_a_finished_pretraining_can_be_repeated():
     model = tiny_model().pretrain()
     before = snapshot(model)

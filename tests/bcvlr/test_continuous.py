@@ -31,6 +31,16 @@ def test_actions_respect_the_bounds_of_the_environment():
     assert (actions == [2, -2]).all()
 
 
+def test_rounding_takes_no_action_beyond_bounds_that_are_not_symmetric():
+    env = DotEnv()
+    env.action_space = spaces.Box(-3.0, 0.2, (2,), np.float32)
+    model = tiny_model(env, VIDEOS)
+    with th.no_grad():
+        model.policy.action_decoder[-1].bias.fill_(5.0)
+    actions, _ = model.predict(PICTURES)
+    assert all(map(env.action_space.contains, actions))
+
+
 def test_predict_adds_no_noise():
     model = dot_model()
     assert np.array_equal(model.predict(PICTURES)[0], model.predict(PICTURES, deterministic=True)[0])

@@ -142,6 +142,16 @@ def test_bounds_of_several_axes_are_laid_flat():
     np.testing.assert_allclose(actions, model.predict(pictures)[0].reshape(-1, 2), atol=1e-5)
 
 
+def test_rounding_takes_no_exported_action_beyond_the_bounds():
+    env, (videos, _, _) = DotEnv(), dot_videos(1)
+    env.action_space = Box(-3.0, 0.2, (2,), np.float32)
+    model = tiny_model(env, videos)
+    with th.no_grad():
+        model.policy.action_decoder[-1].bias.fill_(5.0)
+        actions = ActingNetworks(model.policy.eval())(th.as_tensor(videos[0].transpose(0, 3, 1, 2).copy()))
+    assert all(map(env.action_space.contains, actions.numpy()))
+
+
 @pytest.mark.parametrize("env", [ActionPictureEnv, LopsidedEnv])
 def test_neighbors_are_part_of_the_graph(env, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -34,21 +34,21 @@ def with_video_latents(policy: BCVLRPolicy) -> BCVLRPolicy:
 @pytest.mark.parametrize("n_neighbors", [1, 16])
 def test_what_the_expert_did_mean_near_pis_latent_action_is_decoded(n_neighbors):
     policy = with_video_latents(make_policy(n_neighbors=n_neighbors))
-    pictures = random_frames(60)[50:]
+    pictures, kept = random_frames(60)[50:], policy.video_latents[policy.n_same_before == 0]
     for latent_action, logits in zip(
         policy.imitate(pictures, policy.latent_policy_average), policy.decode(pictures), strict=True
     ):
-        nearest = (policy.video_latents - latent_action).square().sum(1).argsort(stable=True)[:n_neighbors]
-        expected = policy.action_decoder(policy.video_latents[nearest]).softmax(1).mean(0)
+        nearest = (kept - latent_action).square().sum(1).argsort(stable=True)[:n_neighbors]
+        expected = policy.action_decoder(kept[nearest]).softmax(1).mean(0)
         th.testing.assert_close(logits.softmax(0), expected)
 
 
 def test_continuous_actions_of_neighbors_are_averaged():
     space = spaces.Box(-1, 1, (2,))
     policy = with_video_latents(BCVLRPolicy(SPACE, space, **{**TINY_NETWORKS, "n_neighbors": 5}))
-    pictures = random_frames(1)
-    distances = (policy.video_latents - policy.imitate(pictures, policy.latent_policy_average)).square().sum(1)
-    expected = policy.action_decoder(policy.video_latents[distances.argsort(stable=True)[:5]]).mean(0)
+    pictures, kept = random_frames(1), policy.video_latents[policy.n_same_before == 0]
+    distances = (kept - policy.imitate(pictures, policy.latent_policy_average)).square().sum(1)
+    expected = policy.action_decoder(kept[distances.argsort(stable=True)[:5]]).mean(0)
     th.testing.assert_close(policy.decode(pictures)[0], expected)
 
 
@@ -57,9 +57,27 @@ def test_the_latent_actions_that_are_kept_are_spread_evenly(n_labels):
     policy = make_policy()
     labels = th.arange(n_labels)[:, None] * th.ones(1, policy.video_latents.shape[1])
     policy.keep_video_latents(labels)
-    kept = policy.video_latents[:, 0]
-    assert kept[0] == 0 and kept[-1] == n_labels - 1
-    assert set(kept.diff().unique().tolist()) <= {0, 1, 2}
+    kept = policy.video_latents[policy.n_same_before == 0, 0]
+    assert kept[0] == 0 and kept[-1] == n_labels - 1 and len(kept) == min(n_labels, N_LATENTS_KEPT)
+    assert set(kept.diff().unique().tolist()) <= {1, 2}
+
+
+def test_few_latent_actions_are_each_a_neighbor_once_before_any_is_twice():
+    policy = make_policy(n_neighbors=16)
+    labels = policy.imitate(random_frames(20), policy.latent_policy_average)
+    policy.keep_video_latents(labels)
+    pictures = random_frames(1)
+    distances = (labels - policy.imitate(pictures, policy.latent_policy_average)).square().sum(1)
+    expected = policy.action_decoder(labels[distances.argsort()[:16]]).softmax(1).mean(0)
+    th.testing.assert_close(policy.decode(pictures)[0].softmax(0), expected)
+
+
+def test_all_latent_actions_are_asked_where_they_are_fewer_than_the_neighbors():
+    policy = make_policy(n_neighbors=14)
+    labels = policy.imitate(random_frames(7), policy.latent_policy_average)
+    policy.keep_video_latents(labels)
+    expected = policy.action_decoder(labels).softmax(1).mean(0)
+    th.testing.assert_close(policy.decode(random_frames(1))[0].softmax(0), expected)
 
 
 def test_cnn_policy_is_another_name():

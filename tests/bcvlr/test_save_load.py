@@ -325,6 +325,14 @@ def test_other_neighbors_may_be_asked_for_on_loading(tmp_path):
     assert th.equal(loaded.policy.video_latents, model.policy.video_latents)
 
 
+def test_neighbors_that_are_asked_for_later_act_at_once_and_are_saved(tmp_path):
+    model = tiny_model().learn(20)
+    model.n_neighbors = 3
+    assert model.policy.n_neighbors == 3
+    model.save(tmp_path / "model.zip")
+    assert BCVLR.load(tmp_path / "model.zip", device="cpu").policy.n_neighbors == 3
+
+
 def test_stacks_of_grey_frames_are_known_on_loading(tmp_path):
     env = stack_frames(grayscale(ActionPictureEnv()), 3)
     tiny_model(env, n_stack=3).learn(10).save(tmp_path / "model.zip")

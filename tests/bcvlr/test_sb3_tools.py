@@ -3,12 +3,13 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import ActionPictureEnv, equal, fake_videos, moved, snapshot, tiny_model
+from toys import ActionPictureEnv, equal, fake_videos, moved, read, snapshot, tiny_model
 
 from sb3_bcvlr import BCVLR
 from sb3_bcvlr.envs import stack_frames
@@ -54,6 +55,32 @@ def test_a_callback_function_may_stop_before_the_first_rollout_is_over():
     model = tiny_model().learn(100, callback=lambda local, glob: local["self"].num_timesteps < 5)
     assert model.num_timesteps == 5
     assert model.pretrained
+
+
+@pytest.mark.parametrize("n_stack", [1, 2])
+def test_what_a_callback_stopped_goes_on_with_a_new_episode(n_stack):
+    model = tiny_model(stack_frames(ActionPictureEnv(), n_stack), n_stack=n_stack, n_history=1, rollout_steps=20)
+    model.learn(100, callback=lambda local, glob: local["self"].num_timesteps < 14)  # whose step ends an episode of 7
+    model.learn(30, reset_num_timesteps=False)
+    episodes = read(model.replay_buffer.sample(500).frames[:, :, -3:])[..., 2]
+    assert len(np.unique(episodes)) > 3 and (episodes[:, 0] == episodes[:, 1]).all()
+
+
+def test_what_an_interrupt_stopped_goes_on_in_all_environments():
+    class Interrupted(ActionPictureEnv):
+        interrupts = [True]
+
+        def step(self, action):
+            if self.n_steps == 3 and self.interrupts:
+                self.interrupts.pop()
+                raise KeyboardInterrupt
+            return super().step(action)
+
+    env = DummyVecEnv([lambda: stack_frames(ActionPictureEnv(), 2), lambda: stack_frames(Interrupted(), 2)])
+    model = tiny_model(env, n_history=1)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(100)
+    assert model.learn(40, reset_num_timesteps=False).num_timesteps > 40
 
 
 def test_progress_bars_show_each_stage(capfd):

@@ -24,6 +24,14 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "latest.txt").symlink_to("real.txt")
+    with written_beside(tmp_path / "latest.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "latest.txt").is_symlink() and (tmp_path / "real.txt").read_text() == "new"
+
+
 @pytest.mark.parametrize("rows", [[{"step": "1", "return": "2.5"}, {"step": "2", "return": "a, b"}], []])
 def test_a_table_is_read_as_it_was_written(rows, tmp_path):
     write_csv(tmp_path / "curve.csv", rows)
