@@ -29,11 +29,11 @@ from pathlib import Path
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
-from command_line import json_object
+from command_line import json_object, positive, told_in_a_line
 from quickstart import choose_convolutions, peak_gpu_memory
 from stable_baselines3.common.logger import Logger
 from torch.profiler import ProfilerActivity, profile
-from train import PRESETS, model_arguments
+from train import model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.common.files import write_csv
@@ -175,12 +175,12 @@ def whole_run(times: dict[str, float], n_envs: int, args: argparse.Namespace) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--preset", choices=PRESETS, default="default")
+    parser.add_argument("--preset", choices=("default", "paper"), default="default")
     parser.add_argument("--set", type=json_object, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[None], help="default: the preset's")
-    parser.add_argument("--n-envs", type=int, nargs="+", default=[64])
-    parser.add_argument("--video-frames", type=int, nargs="+", default=[10_000])
+    parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[None], help="default: the preset's")
+    parser.add_argument("--n-envs", type=positive, nargs="+", default=[64])
+    parser.add_argument("--video-frames", type=positive, nargs="+", default=[10_000])
     parser.add_argument("--cache-dir", type=Path, help="of the decoded noise; default: the user's cache")
     parser.add_argument("--reference", type=Path, metavar="FOLDER", help="with a steps.py: another implementation to time")
     parser.add_argument("--quick", action="store_true", help="fewer steps and repetitions")
@@ -188,12 +188,15 @@ def main() -> None:
     parser.add_argument("--fast-convolutions", action="store_true", help="on a GPU, which then do not repeat to the last bit")
     parser.add_argument("--out", type=Path, default=Path("outputs/speed.csv"))
     args = parser.parse_args()
+    if args.reference is not None and not (args.reference / "steps.py").exists():
+        parser.error(f"there is no {args.reference}/steps.py, which makes the steps of another implementation")
     n_repeats = 3 if args.quick else 5
     args.out.parent.mkdir(parents=True, exist_ok=True)
 
     rows, operators = [], []
     for batch_size, n_envs, n_frames in itertools.product(args.batch_sizes, args.n_envs, args.video_frames):
-        model = make_model(args, batch_size, n_envs, n_frames)
+        with told_in_a_line():
+            model = make_model(args, batch_size, n_envs, n_frames)
         is_gpu = model.device.type == "cuda"
         # On a GPU the first four steps are not yet what the others are, and compiled code reads labels in chunks of 512.
         n_steps = 16 if is_gpu else 3 if args.quick else 20

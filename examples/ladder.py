@@ -29,7 +29,7 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
-from command_line import json_object, positive
+from command_line import json_object, not_negative, positive, told_in_a_line
 from gymnasium import spaces
 from quickstart import LearningCurve, RandomPolicy, choose_convolutions, eval_seed, evaluate, load_videos, peak_gpu_memory
 from stable_baselines3.common.callbacks import EvalCallback
@@ -45,10 +45,15 @@ from sb3_bcvlr.envs.procgen import action_groups
 
 
 def read_actions(folder: Path, dataset: VideoDataset) -> th.Tensor:
-    """(len(dataset), 1) or (len(dataset), action_dim): the true action a_t of each window, scaled as the expert gave it."""
-    actions = np.concatenate([np.load(chunk)["ta"] for chunk in find_videos(folder)])[
-        dataset.frame_numbers(np.arange(len(dataset)))[:, -2]
-    ]
+    """
+    (len(dataset), 1) or (len(dataset), action_dim): the true action a_t of each window, scaled as the expert gave it.
+
+    :raises ValueError: the videos are no chunks with actions
+    """
+    chunks = [np.load(chunk) for chunk in find_videos(folder) if Path(chunk).suffix == ".npz"]
+    if not chunks or not all("ta" in chunk for chunk in chunks):
+        raise ValueError(f"{folder} holds no actions, expected .npz chunks with ta: record_videos.py --actions FOLDER")
+    actions = np.concatenate([chunk["ta"] for chunk in chunks])[dataset.frame_numbers(np.arange(len(dataset)))[:, -2]]
     return th.as_tensor(actions.astype(np.float32 if actions.ndim > 1 else np.int64)).view(len(dataset), -1)
 
 
@@ -222,18 +227,22 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("outputs/ladder"))
     parser.add_argument(
-        "--updates", type=int, default=4_000, help="of pi in each rung; in rung 5, rollouts without update make none"
+        "--updates", type=positive, default=4_000, help="of pi in each rung; in rung 5, rollouts without update make none"
     )
-    parser.add_argument("--align-updates", type=int, default=1_500, help="of p and d on true pairs")
+    parser.add_argument("--align-updates", type=positive, default=1_500, help="of p and d on true pairs")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="start from this model; made if it is not there")
-    parser.add_argument("--random-steps", type=int, default=2_000, help="of rung 0, which makes a third of the updates")
-    parser.add_argument("--true-dynamics", type=int, default=0, metavar="N", help="steps of a world model of the true actions")
+    parser.add_argument("--random-steps", type=positive, default=2_000, help="of rung 0, which makes a third of the updates")
+    parser.add_argument(
+        "--true-dynamics", type=not_negative, default=0, metavar="N", help="steps of a world model of the true actions"
+    )
     parser.add_argument("--steps", type=positive, default=100_000, help="environment steps of the full method")
     parser.add_argument("--n-envs", type=positive, default=64)
     parser.add_argument("--eval-episodes", type=positive, default=64)
-    parser.add_argument("--eval-every", type=int, default=0, metavar="N", help="judge rung 5 by 10 episodes every N steps")
+    parser.add_argument(
+        "--eval-every", type=not_negative, default=0, metavar="N", help="judge rung 5 by 10 episodes every N steps"
+    )
     parser.add_argument("--processes", action="store_true", help="give each environment of MuJoCo a process of its own")
-    parser.add_argument("--rungs", type=int, nargs="*", default=[0, 1, 2, 3, 4, 5])
+    parser.add_argument("--rungs", type=int, nargs="*", choices=range(6), default=[*range(6)])
     parser.add_argument("--env", type=json_object, default={}, metavar="JSON", help="further arguments of the environment")
     parser.add_argument(
         "--eval-env", type=json_object, default={}, metavar="JSON", help="what is otherwise where it is judged"
@@ -243,20 +252,22 @@ def main() -> None:
     parser.add_argument("--set", type=json_object, default={}, metavar="JSON", help="other hyper-parameters of BCVLR")
     parser.add_argument("--fast-convolutions", action="store_true", help="on a GPU, which then do not repeat to the last bit")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     suite, _, name = args.task.partition("/")
     task = name or suite
     env_kwargs = environment_arguments(args)
-    env = MAKERS[suite](task, args.n_envs, args.seed, **env_kwargs)
-    eval_env = MAKERS[suite](
-        task, min(args.eval_episodes, args.n_envs), eval_seed(args.seed), **{**env_kwargs, **args.eval_env}
-    )
     # What a rung spends on pi, the full method spends over its rollouts.
     kwargs = model_arguments(args.task, args.preset, {"pretrain_imitation_steps": 0, **args.set})
-    # Nothing may be skipped: actions are found by the number of their frame.
-    folders = args.labelled, args.held_out
-    videos, held_out = (load_videos(folder, env, args.seed, kwargs.get("n_history"), on_error="raise") for folder in folders)
-    model = BCVLR(env, videos=videos, seed=args.seed, **kwargs)
+    n_eval_envs = min(args.eval_episodes, args.n_envs)
+    with told_in_a_line():
+        env = MAKERS[suite](task, args.n_envs, args.seed, **env_kwargs)
+        eval_env = MAKERS[suite](task, n_eval_envs, eval_seed(args.seed), **{**env_kwargs, **args.eval_env})
+        videos, held_out = (  # nothing may be skipped: actions are found by the number of their frame
+            load_videos(folder, env, args.seed, kwargs.get("n_history"), on_error="raise")
+            for folder in (args.labelled, args.held_out)
+        )
+        actions, held_out_actions = read_actions(args.labelled, videos), read_actions(args.held_out, held_out)
+        model = BCVLR(env, videos=videos, seed=args.seed, **kwargs)
+        args.out.mkdir(parents=True, exist_ok=True)
     choose_convolutions(args.fast_convolutions)
     rollout_steps = model.train_freq.frequency * args.n_envs
     n_rollouts = -(-args.steps // rollout_steps)
@@ -266,13 +277,7 @@ def main() -> None:
     groups = action_groups(task) if suite == "procgen" else None
     if isinstance(env.action_space, spaces.Discrete) and groups is None:
         groups = np.arange(env.action_space.n)  # no two of them have the same effect
-    ladder = Ladder(
-        model,
-        read_actions(args.labelled, videos),
-        held_out,
-        read_actions(args.held_out, held_out),
-        groups,
-    )
+    ladder = Ladder(model, actions, held_out, held_out_actions, groups)
     diagnostics = model.policy.dynamics_diagnostics(held_out.sample(1024).frames)
     random = evaluate(RandomPolicy(eval_env), eval_env, args.eval_episodes)
     random = {f"random_{name}": value for name, value in random.items()}
@@ -289,6 +294,7 @@ def main() -> None:
         n_updates = args.updates
         start = time.perf_counter()
         if rung == 0:
+            n_updates = 0
             ladder.random_steps(args.random_steps, args.align_updates // 3)
         elif rung == 1:
             ladder.clone_actions(ladder.actions, args.updates)

@@ -17,7 +17,7 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 import torch as th
-from command_line import positive
+from command_line import positive, told_in_a_line
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -72,11 +72,12 @@ class LearningCurve(BaseCallback):
             self._returns = []
 
 
-def evaluate(policy: Any, env: VecEnv, n_episodes: int, deterministic: bool = False) -> dict[str, float]:
+def evaluate(policy: Any, env: VecEnv, n_episodes: int, deterministic: bool = False) -> dict[str, Any]:
     """
     Whole episodes, as many in each environment.
 
-    :return: ``return``, ``stderr`` of it, and ``success`` where the environment tells ``is_success``: the share of episodes
+    :return: ``return``, ``stderr`` of it, None where there is one episode, and ``success`` where the environment tells
+        ``is_success``: the share of episodes
     """
     successes: list[float] = []
 
@@ -85,7 +86,8 @@ def evaluate(policy: Any, env: VecEnv, n_episodes: int, deterministic: bool = Fa
             successes.append(float(local_variables["info"]["is_success"]))
 
     returns, _ = evaluate_policy(policy, env, n_episodes, deterministic, callback=note_success, return_episode_rewards=True)
-    result = {"return": float(np.mean(returns)), "stderr": float(np.std(returns, ddof=1) / len(returns) ** 0.5)}
+    stderr = float(np.std(returns, ddof=1) / len(returns) ** 0.5) if len(returns) > 1 else None
+    result: dict[str, Any] = {"return": float(np.mean(returns)), "stderr": stderr}
     return result | ({"success": float(np.mean(successes))} if successes else {})
 
 
@@ -153,10 +155,6 @@ def run(
     :param fast_convolutions: ``choose_convolutions``
     :return: what ``summary.json`` holds
     """
-    out.mkdir(parents=True, exist_ok=True)
-    video_return = read_video_return(videos)
-    env = make_env(n_envs, seed)
-    eval_env = make_env(min(64, n_eval_episodes), eval_seed(seed))
     seconds = {}
 
     def timed(stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -165,10 +163,15 @@ def run(
         seconds[stage] = time.perf_counter() - start
         return result
 
-    dataset = timed("decode", load_videos, videos, env, seed, model_kwargs.get("n_history"))
+    with told_in_a_line():
+        video_return = read_video_return(videos)
+        env = make_env(n_envs, seed)
+        eval_env = make_env(min(64, n_eval_episodes), eval_seed(seed))
+        dataset = timed("decode", load_videos, videos, env, seed, model_kwargs.get("n_history"))
+        model = BCVLR(env, videos=dataset, seed=seed, **model_kwargs)
+        out.mkdir(parents=True, exist_ok=True)
     known = "unknown" if video_return is None else f"{video_return:.2f}"
     print(f"{dataset.n_episodes} videos, {dataset.n_frames} frames {dataset.observation_shape}, mean return {known}")
-    model = BCVLR(env, videos=dataset, seed=seed, **model_kwargs)
     choose_convolutions(fast_convolutions)
     if keeps_log := model.tensorboard_log is None:
         model.set_logger(configure(str(out), ["csv", *["stdout"] * (model.verbose > 0)]))
@@ -201,11 +204,10 @@ def run(
 
 
 def table(summary: dict[str, Any], seconds: dict[str, float]) -> str:
-    rows = [
-        ("random play", f"{summary['random_return']:8.2f}"),
-        ("learned, sampled", f"{summary['policy_return']:8.2f} +- {summary['policy_return_stderr']:.2f}"),
-        ("learned, greedy", f"{summary['greedy_return']:8.2f} +- {summary['greedy_return_stderr']:.2f}"),
-    ]
+    rows = [("random play", f"{summary['random_return']:8.2f}")]
+    for name, actions in (("policy", "sampled"), ("greedy", "greedy")):
+        stderr = summary[f"{name}_return_stderr"]
+        rows.append((f"learned, {actions}", f"{summary[f'{name}_return']:8.2f}" + (f" +- {stderr:.2f}" if stderr else "")))
     if summary["video_return"] is not None:
         rows.append(("the videos", f"{summary['video_return']:8.2f}"))
     rows += [

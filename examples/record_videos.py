@@ -30,7 +30,7 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  registers the environments
 import gymnasium as gym
 import numpy as np
-from command_line import positive, share
+from command_line import not_negative, positive, share
 from experts import Policy, find_expert
 from gymnasium import spaces
 from tqdm import tqdm
@@ -94,6 +94,8 @@ class Recorder:
         rng = np.random.default_rng((self.settings.seed, episode))
         observation, info = self.env.reset(seed=int(rng.integers(2**31)))
         frames, actions, rewards, success = self._play(self.expert(self.env, rng), observation, info, rng)
+        if success is None and self.settings.stop_after_success is not None:
+            raise ValueError(f"{self.settings.env} does not tell when its goal is reached: leave --stop-after-success out.")
         if self.actions is not None:
             # A last picture without an action gets zeros, which keep obs, ta and done of one length.
             labels = np.concatenate((actions, np.zeros_like(actions[:1])))[: len(frames)]
@@ -246,7 +248,9 @@ def main() -> None:
         "probability of a random one. The videos then also show how the expert recovers. Default: %(default)s",
     )
     parser.add_argument("--max-steps", type=positive, help="end episodes after so many steps of the agent")
-    parser.add_argument("--stop-after-success", type=int, metavar="N", help="end N steps after the goal is first reached")
+    parser.add_argument(
+        "--stop-after-success", type=not_negative, metavar="N", help="end N steps after the goal is first reached"
+    )
     parser.add_argument("--image-size", type=positive, help="side of the pictures; default: the environment's")
     parser.add_argument("--action-repeat", type=positive, help="simulated steps of an action; default: the environment's")
     parser.add_argument("--fast-rendering", action=argparse.BooleanOptionalAction, help="default: the environment's")
@@ -256,11 +260,13 @@ def main() -> None:
         "--workers", type=positive, default=len(os.sched_getaffinity(0)), help="processes; default: one a core"
     )
     args = parser.parse_args()
+    if (args.sample or args.algo) and not (args.expert or "").endswith(".zip"):
+        parser.error("--algo and --sample say how a model acts, expected --expert MODEL.zip with them")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each process: there is one a core
     settings = Settings(**{name: getattr(args, name) for name in asdict(defaults)})
     try:
         rows = record_all(settings, args.out, args.actions, args.episodes, args.workers)
-    except (ValueError, ImportError, gym.error.Error) as error:
+    except (ValueError, OSError, ImportError, gym.error.Error) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     returns, successes = ([float(row[name]) for row in rows if row[name] != ""] for name in ("return", "success"))
     known = f", {np.mean(successes):.0%} reached the goal" if successes else ""

@@ -10,11 +10,13 @@ The paper's studies, each one command and one csv:
 - ablations, of a preset that has all of the paper's stages (``--preset paper``, or foraging): the full method; p as
   pre-trained; f as it was initialized; no quantizer; f tuned too, offline and online.
 - video-amount: the full method from so many frames of the videos, whole episodes of them.
-- offline: no interaction: d, p and pi learn from labelled expert transitions (LAPO's chunks with ``ta``), 10,000 by default.
+- offline: no interaction: d, p and pi learn from labelled expert transitions (LAPO's chunks with ``ta``), 10,000 by default,
+  in ``--align-updates`` steps of p and d and ``--imitation-updates`` of pi.
 - multi-task: one pre-training on the videos of the first ``--pretrain-on`` tasks, then each task learns online alone, also
   those that pre-training has not seen.
 
-Every row holds the return on fresh episodes of a model that learned with ``--steps`` environment steps, and of random play.
+Every row holds the return on fresh episodes of a model that learned with ``--steps`` environment steps (offline: none), and of
+random play.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from typing import Any
 
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
-from command_line import json_object, positive
+from command_line import json_object, positive, told_in_a_line
 from quickstart import RandomPolicy, eval_seed, evaluate, load_videos
 from stable_baselines3.common.vec_env import VecEnv
 from train import MAKERS, PRESETS, known_task, model_arguments
@@ -64,7 +66,13 @@ def labelled_episodes(folder: Path, n_transitions: int, n_stack: int) -> Iterato
 
 def make_env(task: str, n_envs: int, seed: int) -> VecEnv:
     suite, _, name = task.partition("/")
-    return MAKERS[suite](name, n_envs, seed)
+    with told_in_a_line():
+        return MAKERS[suite](name, n_envs, seed)
+
+
+def make_model(env: VecEnv, videos: list[Path], seed: int, kwargs: dict[str, Any]) -> BCVLR:
+    with told_in_a_line():
+        return BCVLR(env, load_videos(videos, env, seed), **kwargs)
 
 
 # Each study yields the name of a variant, the task and the model that has learned.
@@ -74,13 +82,13 @@ Variants = Iterator[tuple[str, str, BCVLR]]
 def ablations(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
     env = make_env(args.tasks[0], args.n_envs, seed)
     for name, change in ABLATIONS.items():
-        model = BCVLR(env, load_videos(args.videos, env, seed), **merged(kwargs, change))
+        model = make_model(env, args.videos, seed, merged(kwargs, change))
         yield name, args.tasks[0], model.learn(args.steps, progress_bar=True)
 
 
 def video_amount(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
     env = make_env(args.tasks[0], args.n_envs, seed)
-    videos = load_videos(args.videos, env, seed)
+    videos = make_model(env, args.videos, seed, kwargs).videos
     for n_frames in args.amounts:
         part = videos if n_frames >= videos.n_frames else videos.split(1 - n_frames / videos.n_frames)[0]
         part.seed(seed)
@@ -89,15 +97,16 @@ def video_amount(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) ->
 
 def offline(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
     env = make_env(args.tasks[0], args.n_envs, seed)
-    model = BCVLR(env, load_videos(args.videos, env, seed), **kwargs)
+    model = make_model(env, args.videos, seed, kwargs)
     episodes = labelled_episodes(args.labelled, args.transitions, model.videos.n_stack)
-    yield f"{args.transitions} transitions", args.tasks[0], model.align(episodes, progress_bar=True)
+    model.align(episodes, args.align_updates, args.imitation_updates, progress_bar=True)
+    yield f"{args.transitions} transitions", args.tasks[0], model
 
 
 def multi_task(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
     env = make_env(args.tasks[0], args.n_envs, seed)
     pretrained = args.out.with_suffix(".pretrained.zip")
-    BCVLR(env, load_videos(args.videos[: args.pretrain_on], env, seed), **kwargs).pretrain(progress_bar=True).save(pretrained)
+    make_model(env, args.videos[: args.pretrain_on], seed, kwargs).pretrain(progress_bar=True).save(pretrained)
     for number, (task, folder) in enumerate(zip(args.tasks, args.videos, strict=True)):
         env = make_env(task, args.n_envs, seed)
         model = BCVLR.load(pretrained, env=env, videos=load_videos([folder], env, seed))
@@ -123,8 +132,10 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, nargs="+", required=True, help="a folder for each task")
     parser.add_argument("--labelled", type=Path, help="offline: a folder of chunks with actions")
     parser.add_argument("--transitions", type=positive, default=10_000, help="offline: how many of them")
+    parser.add_argument("--align-updates", type=positive, default=1_000, help="offline: of p and d")
+    parser.add_argument("--imitation-updates", type=positive, default=10_000, help="offline: of pi")
     parser.add_argument(
-        "--amounts", type=int, nargs="+", default=[5_000, 20_000, 50_000, 100_000], help="video-amount: frames"
+        "--amounts", type=positive, nargs="+", default=[5_000, 20_000, 50_000, 100_000], help="video-amount: frames"
     )
     parser.add_argument("--pretrain-on", type=positive, default=1, help="multi-task: the first so many tasks")
     parser.add_argument("--steps", type=positive, default=100_000, help="environment steps")
@@ -140,7 +151,6 @@ def main() -> None:
     if args.study == "offline" and args.labelled is None:
         parser.error("offline needs --labelled FOLDER")
     args.out = args.out or Path("outputs") / f"{args.study}.csv"
-    args.out.parent.mkdir(parents=True, exist_ok=True)
 
     rows: list[dict[str, Any]] = []
     for seed in args.seeds:

@@ -13,9 +13,12 @@ the paper's 100,000 frames on DMControl.
 """
 
 import argparse
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,19 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_bcvlr import hyperparams
 from sb3_bcvlr.envs import make_dmcontrol, make_metaworld, make_procgen
+from sb3_bcvlr.envs.registration import DMCONTROL_TASKS, METAWORLD_TASKS, PROCGEN_GAMES
 
 MAKERS: dict[str, Callable[..., VecEnv]] = {  # of task, number of environments and seed
     "procgen": make_procgen,
     "dmcontrol": make_dmcontrol,
     "metaworld": make_metaworld,
     "foraging": lambda task, n_envs, seed, **kwargs: make_foraging(n_envs, seed, **kwargs),
+}
+TASKS = {
+    "procgen": PROCGEN_GAMES,
+    "dmcontrol": DMCONTROL_TASKS,
+    "metaworld": tuple(task.removesuffix("-v3") for task in METAWORLD_TASKS),
+    "foraging": ("", "foraging"),
 }
 PRESETS = "default", "small", "paper"  # the constructor's; hyperparams' SUITE_small, for fewer steps; the published
 
@@ -53,13 +63,16 @@ def model_arguments(task: str, preset: str, changes: dict[str, Any]) -> dict[str
 
 
 def known_task(text: str) -> str:
-    """suite/task, for argparse; the foraging world has one task and stands alone."""
-    suite, _, task = text.partition("/")
+    """suite/task, for argparse, or what Gymnasium calls it; the foraging world has one task and stands alone."""
+    suite, _, task = re.sub(r"-v\d+$", "", text).partition("/")
     if suite not in MAKERS or (not task and suite != "foraging"):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no suite/task with a suite of {', '.join(MAKERS)}; foraging stands alone"
         )
-    return text
+    if task not in TASKS[suite]:
+        names = get_close_matches(task, TASKS[suite], cutoff=0.5) or TASKS[suite]
+        raise argparse.ArgumentTypeError(f"{suite} has no task {task!r}; it has {', '.join(filter(None, names))}")
+    return f"{suite}/{task}" if task else suite
 
 
 def environment_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -100,8 +113,12 @@ if __name__ == "__main__":
                 f"there are neither videos in {args.videos} nor {args.experts}/record.py to record some: give a folder of an "
                 "expert's videos (--videos, in make VIDEOS=) or of experts (--experts, EXPERTS=)"
             )
-        record = [sys.executable, args.experts / "record.py", task, "--episodes", args.episodes, "--out", args.videos]
-        subprocess.run(list(map(str, record)), check=True)
+        unfinished = args.videos.with_name(f".{args.videos.name}")  # a recording that is cut short is none
+        shutil.rmtree(unfinished, ignore_errors=True)
+        record = [sys.executable, args.experts / "record.py", task, "--episodes", args.episodes, "--out", unfinished]
+        if subprocess.run(list(map(str, record))).returncode:
+            parser.error(f"{args.experts}/record.py recorded no {task}: what it says stands above")
+        unfinished.rename(args.videos)
     env_kwargs = environment_arguments(args)
     run(
         lambda n_envs, seed: MAKERS[suite](task, min(n_envs, args.n_envs), seed, **env_kwargs),

@@ -15,6 +15,7 @@ import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep
 import gymnasium as gym
 import numpy as np
 import torch as th
+from command_line import positive, told_in_a_line
 from experts import flat
 from gymnasium import spaces
 from gymnasium.wrappers import RescaleAction, TransformObservation
@@ -39,10 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", help="of DMControl, such as cheetah_run_backward or jaco_reach_top_left")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=500_000)
-    parser.add_argument("--action-repeat", type=int, default=2, help="as in the videos to be recorded")
-    parser.add_argument("--eval-every", type=int, default=10_000)
-    parser.add_argument("--hidden-dim", type=int, default=256, help="of the networks")
+    parser.add_argument("--steps", type=positive, default=500_000)
+    parser.add_argument("--action-repeat", type=positive, default=2, help="as in the videos to be recorded")
+    parser.add_argument("--eval-every", type=positive, default=10_000)
+    parser.add_argument("--hidden-dim", type=positive, default=256, help="of the networks")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -50,11 +51,12 @@ def main() -> None:
     # On finger spin SB3's own learning rate and starting entropy reach after 50,000 steps what these do after 10,000.
     faster = {"learning_rate": 1e-3, "ent_coef": "auto_0.1", "learning_starts": 1_000}
     networks = {"net_arch": [args.hidden_dim, args.hidden_dim]}
-    env = state_env(args.task, args.action_repeat)
+    with told_in_a_line():
+        env = state_env(args.task, args.action_repeat)
     model = SAC("MlpPolicy", env, policy_kwargs=networks, seed=args.seed, device=args.device, **faster)
     judge = EvalCallback(
         state_env(args.task, args.action_repeat),
-        eval_freq=args.eval_every,
+        eval_freq=min(args.eval_every, args.steps),
         best_model_save_path=str(args.out),
         log_path=str(args.out),
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.vec_env import SubprocVecEnv
-from toys import TINY_NETWORKS, TINY_STEPS, equal, fake_videos, moved, snapshot, tiny_model
+from toys import TINY_NETWORKS, TINY_STEPS, equal, fake_videos, moved, read, snapshot, tiny_model
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.envs import ForagingEnv
@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import ladder
 
 
-def climber_of(model: BCVLR) -> ladder.Ladder:
-    """On a ladder whose videos, all of action 0, are the held-out ones too."""
+def climber_of(model: BCVLR, groups: list[int] | None = None) -> ladder.Ladder:
+    """On a ladder whose videos are the held-out ones too; a window's action is the one that its last picture shows."""
     held_out = VideoDataset(fake_videos(), n_history=2, seed=0)
-    labels = th.zeros(len(held_out), 1, dtype=th.int64)
-    return ladder.Ladder(model.pretrain(), labels, held_out, labels, np.arange(3))
+    labels = th.as_tensor(read(held_out.windows(np.arange(len(held_out))).frames[:, -1])[:, :1])
+    return ladder.Ladder(model.pretrain(), labels, held_out, labels, np.arange(3) if groups is None else np.array(groups))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -50,6 +50,56 @@ def test_processes_are_for_simulators_alone():
     }
 
 
+def test_the_action_of_a_window_is_the_one_after_o_t(tmp_path):
+    frames = np.broadcast_to(np.arange(7, dtype=np.uint8)[:, None, None, None], (7, 4, 4, 3))
+    np.savez(tmp_path / "0.npz", obs=frames, ta=np.arange(10, 17), done=np.isin(np.arange(7), (3, 6)))
+    videos = VideoDataset(tmp_path, n_history=2)
+    o_t = videos.windows(np.arange(len(videos))).frames[:, -2, 0, 0, 0]
+    assert ladder.read_actions(tmp_path, videos).flatten().tolist() == (o_t + 10).tolist() == [10, 11, 12, 14, 15]
+
+
+@pytest.mark.parametrize("arrays", [{"obs": np.zeros((3, 4, 4, 3), np.uint8), "done": np.arange(3) == 2}, None])
+def test_videos_without_actions_are_refused(tmp_path, arrays):
+    np.save(tmp_path / "0.npy", np.zeros((3, 4, 4, 3), np.uint8)) if arrays is None else np.savez(tmp_path / "0.npz", **arrays)
+    with pytest.raises(ValueError, match="holds no actions, expected"):
+        ladder.read_actions(tmp_path, VideoDataset(tmp_path))
+
+
+@pytest.mark.parametrize(("groups", "score"), [([0, 1, 2], 1 / 3), ([0, 1, 1], 2 / 3), ([0, 0, 0], 1.0)])
+def test_actions_of_one_group_count_as_the_same(groups, score):
+    climber = climber_of(tiny_model(), groups)
+    climber.held_out_actions = th.tensor([[0], [1], [2]])
+    assert climber._score(th.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])) == pytest.approx(score)
+
+
+def test_labels_are_what_d_makes_of_each_windows_latent_action():
+    climber = climber_of(tiny_model())
+    videos, policy = climber.model.videos, climber.policy.eval()
+    latent_actions = policy.latent_actions(policy.encode(videos.windows(np.arange(len(videos))).frames))
+    assert th.equal(climber.read_labels(), policy.action_decoder(policy.standardized(latent_actions)).argmax(1, keepdim=True))
+
+
+def test_a_world_model_of_true_actions_learns_from_its_start():
+    climber = climber_of(tiny_model())
+    before = snapshot(climber.model)
+    errors = climber.true_dynamics(3)
+    assert moved(before, snapshot(climber.model)) == {"world_model"}
+    assert errors.keys() == {"true_error_to_copying", "true_error_to_shuffled"} and all(map(np.isfinite, errors.values()))
+
+
+def test_actions_are_cloned_where_they_were_taken(monkeypatch):
+    climber = climber_of(tiny_model(imitation_pad=0))
+    videos = climber.model.videos
+    episodes = th.as_tensor(read(videos.observations(np.arange(len(videos))))[:, 2:])  # a label that o_t shows
+    seen, imitate, action_loss = [], climber.model._shifted_imitation, climber.policy.action_loss
+    monkeypatch.setattr(climber.model, "_shifted_imitation", lambda frames: seen.append(read(frames)[:, 2]) or imitate(frames))
+    monkeypatch.setattr(
+        climber.policy, "action_loss", lambda z, labels: seen.append(labels[:, 0].numpy()) or action_loss(z, labels)
+    )
+    climber.clone_actions(episodes, 4)
+    assert all(np.array_equal(*seen[i : i + 2]) for i in range(0, 8, 2)) and len({*np.concatenate(seen)}) == 3
+
+
 def test_cloning_true_actions_moves_the_latent_policy_that_acts():
     climber = climber_of(tiny_model(policy_tau=0.5))
     before = [parameter.clone() for parameter in climber.policy.latent_policy_average.parameters()]
@@ -66,6 +116,14 @@ def test_true_pairs_teach_the_networks_that_the_method_teaches(train_idm, learni
     before = snapshot(climber.model)
     climber.align(2, train_idm)
     assert moved(before, snapshot(climber.model)) == learning
+
+
+def test_a_rung_makes_random_steps_and_asks_neighbors_as_the_model_does():
+    climber = climber_of(tiny_model(n_neighbors=3).learn(20))
+    climber.clone_actions(climber.actions, 1)
+    assert climber.policy.n_neighbors == 0 and climber.model._n_updates > 0  # d reads what pi says itself
+    climber.restart()
+    assert climber.policy.n_neighbors == 3 and climber.model._n_updates == 0
 
 
 def test_a_rung_starts_as_the_first_one_did():
@@ -100,15 +158,38 @@ def test_it_may_be_judged_in_other_episodes_than_it_learns_in(labelled, tmp_path
     def make(task, n_envs, seed, episode_length):
         lengths.append(episode_length)
         if len(lengths) == 2:
-            raise InterruptedError("both environments have been asked for")
+            raise NotImplementedError("both environments have been asked for")
 
     monkeypatch.setitem(ladder.MAKERS, "foraging", make)
     arguments = f"foraging/foraging --labelled {labelled} --held-out {labelled} --out {tmp_path}".split()
     arguments += ["--env", '{"episode_length": 5}', "--eval-env", '{"episode_length": 9}']
     monkeypatch.setattr(sys, "argv", ["ladder.py", *arguments])
-    with pytest.raises(InterruptedError):
+    with pytest.raises(NotImplementedError):
         ladder.main()
     assert lengths == [5, 9]
+
+
+def test_each_rung_does_what_it_is_said_to_do(labelled, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(ladder.Ladder, "align", lambda self, n, train_idm: done.append(f"align p and d: {train_idm}"))
+    monkeypatch.setattr(ladder.Ladder, "read_labels", lambda self: "labels of p + d")
+    monkeypatch.setattr(
+        ladder.Ladder,
+        "clone_actions",
+        lambda self, labels, n: done.append("clone " + (labels if isinstance(labels, str) else "true actions")),
+    )
+    monkeypatch.setattr(ladder.Ladder, "clone_latent_actions", lambda self, n: done.append("clone z"))
+    hyperparameters = {**TINY_STEPS, "policy_kwargs": TINY_NETWORKS}
+    arguments = f"foraging/foraging --labelled {labelled} --held-out {labelled} --out {tmp_path} --rungs 1 2 3 4"
+    arguments += " --n-envs 2 --eval-episodes 2"
+    monkeypatch.setattr(sys, "argv", ["ladder.py", *arguments.split(), "--set", json.dumps(hyperparameters)])
+    ladder.main()
+    assert done == [
+        *("clone true actions",),
+        *("align p and d: True", "clone labels of p + d"),
+        *("align p and d: True", "clone z"),
+        *("align p and d: False", "clone z"),
+    ]
 
 
 def test_a_run_writes_a_row_for_each_rung_and_what_it_saw_along_the_way(labelled, tmp_path, monkeypatch):
@@ -119,5 +200,5 @@ def test_a_run_writes_a_row_for_each_rung_and_what_it_saw_along_the_way(labelled
     ladder.main()
     assert [row["rung"] for row in rows(tmp_path / "foraging.csv")] == list("012345")
     assert all(np.isfinite(float(row["return"])) for row in rows(tmp_path / "foraging.csv"))
-    assert [row["updates"] for row in rows(tmp_path / "foraging.csv")] == list("666663")  # the first rollout ends too early
+    assert [row["updates"] for row in rows(tmp_path / "foraging.csv")] == list("066663")  # the first rollout ends too early
     assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [10, 20]

@@ -5,6 +5,7 @@ import pytest
 from gymnasium import Env, spaces
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
+from toys import moved, snapshot
 
 from sb3_bcvlr import BCVLR, VideoDataset, hyperparams
 
@@ -40,7 +41,7 @@ class NoiseEnv(Env):
 
 @pytest.fixture(scope="module")
 def logged():
-    """What a run of a few steps logs, and its model."""
+    """What a run of a few steps logs, its model, and what that was before."""
     videos = np.random.default_rng(0).integers(256, size=(10, 64, 64, 3), dtype=np.uint8)
     values = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -52,8 +53,9 @@ def logged():
         logger = Logger(None, [])
         patch.setattr(logger, "record", lambda key, value, exclude=None: values.update({key: value}))
         model.set_logger(logger)
+        before = snapshot(model)
         model.learn(8)
-    return values, model
+    return values, model, before
 
 
 @pytest.mark.parametrize(
@@ -75,8 +77,9 @@ def test_every_loss_of_the_paper_preset_is_finite(logged, key):
 
 
 def test_the_paper_preset_learns(logged):
-    _, model = logged
+    _, model, before = logged
     assert model._n_updates == 1
+    assert moved(before, snapshot(model)) >= {"encoder", "idm", "world_model", "latent_policy", "action_decoder"}
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 
 

@@ -42,6 +42,31 @@ def test_videos_of_another_size_and_without_returns_are_learned_from(videos, tmp
     }
 
 
+def test_sampled_and_greedy_actions_are_judged_apart(videos, tmp_path, monkeypatch):
+    evaluate, judged = quickstart.evaluate, []
+
+    def note(policy, env, n_episodes, deterministic=False):
+        judged.append((type(policy).__name__, deterministic))
+        return {**evaluate(policy, env, n_episodes, deterministic), "return": float(len(judged))}
+
+    monkeypatch.setattr(quickstart, "evaluate", note)
+    summary = run(videos, tmp_path / "out")
+    assert judged == [("RandomPolicy", False), ("BCVLR", False), ("BCVLR", True)]
+    assert (summary["policy_return"], summary["greedy_return"]) == (2, 3)
+
+
+def test_one_episode_has_no_standard_error(videos, tmp_path):
+    env = quickstart.make_foraging(1, 0)
+    assert quickstart.evaluate(quickstart.RandomPolicy(env), env, 1)["stderr"] is None
+    assert quickstart.evaluate(quickstart.RandomPolicy(env), env, 3)["stderr"] > 0
+
+
+def test_no_seed_is_judged_on_the_levels_of_another_or_of_training():
+    of_training = {seed + i for seed in range(100) for i in range(64)}
+    judged = [{quickstart.eval_seed(seed) + i for i in range(64)} for seed in range(100)]
+    assert len(of_training.union(*judged)) == len(of_training) + 100 * 64
+
+
 def test_the_return_of_the_videos_is_read_beside_them(videos):
     with open(videos / "episodes.csv", "w", newline="") as file:
         csv.writer(file).writerows([("file", "length", "return"), ("0.mkv", 12, 3.0), ("1.mkv", 12, 5.0)])

@@ -69,6 +69,11 @@ def test_a_clip_ends_n_steps_after_the_goal(tmp_path):
     assert (row["length"], row["return"], row["success"]) == (1 + 3 + 2, 5.0, 1)
 
 
+def test_a_clip_cannot_end_after_a_goal_that_is_never_told(tmp_path):
+    with pytest.raises(ValueError, match="Foraging-v0 does not tell when its goal is reached"):
+        record(tmp_path, stop_after_success=2)
+
+
 def test_a_clip_ends_at_max_steps_without_success(tmp_path):
     row = record_goal(tmp_path, n_episodes=1, max_steps=2)[0]
     assert (row["length"], row["success"]) == (3, 0)
@@ -84,8 +89,9 @@ def test_an_episode_depends_on_the_seed_and_its_number_alone(tmp_path):
     assert not set(contents(tmp_path / "other").values()) & set(at_once.values())
 
 
-def test_two_processes_write_the_same_videos(tmp_path):
+def test_two_processes_write_the_same_videos(tmp_path, monkeypatch):
     record(tmp_path / "one")
+    monkeypatch.setattr(Recorder, "__call__", lambda *_: 1 / 0)  # in this process; fresh ones know nothing of it
     record(tmp_path / "two", n_workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 

@@ -2,12 +2,13 @@
 
 import argparse
 import inspect
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import ActionPictureEnv, fake_videos, tiny_arguments
+from toys import ActionPictureEnv, fake_videos, moved, snapshot, tiny_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset, hyperparams
 from sb3_bcvlr.bcvlr import BCVLRPolicy
@@ -65,9 +66,15 @@ def arguments(tmp_path, **overrides) -> argparse.Namespace:
 
 
 def test_each_ablation_learns(tmp_path):
-    variants = list(studies.ablations(arguments(tmp_path), 0, tiny_arguments()))
-    assert [name for name, _, _ in variants] == list(studies.ABLATIONS)
-    assert all(model.num_timesteps == 20 for _, _, model in variants)
+    variants = {name: model for name, _, model in studies.ablations(arguments(tmp_path), 0, tiny_arguments())}
+    assert list(variants) == list(studies.ABLATIONS)
+    assert all(model.num_timesteps == 20 for model in variants.values())
+    for name, change in studies.ABLATIONS.items():
+        for key, value in change.items():
+            is_so = getattr(variants[name], key)
+            assert is_so == frozenset(value) if key == "tune_encoder" else key == "policy_kwargs" or is_so == value
+    bypassed = [name for name, model in variants.items() if model.policy.idm.quantizer.bypass]
+    assert bypassed == ["no quantizer"]
 
 
 def test_the_amount_of_video_is_bounded_by_whole_episodes(tmp_path):
@@ -75,9 +82,31 @@ def test_the_amount_of_video_is_bounded_by_whole_episodes(tmp_path):
     assert [model.videos.n_frames for _, _, model in variants] == [16, 32, 64]
 
 
-def test_tasks_that_were_not_pretrained_on_learn_too(tmp_path):
+def test_tasks_that_were_not_pretrained_on_learn_too(tmp_path, monkeypatch):
     args = arguments(tmp_path)
-    args.tasks, args.videos = args.tasks * 2, args.videos * 2
+    args.tasks, args.videos = args.tasks * 2, [args.videos[0], shutil.copytree(args.videos[0], tmp_path / "others")]
+    load, pretrain, folders, pretrained = studies.load_videos, BCVLR.pretrain, [], []
+    monkeypatch.setattr(studies, "load_videos", lambda videos, *rest: folders.append(videos) or load(videos, *rest))
+    monkeypatch.setattr(BCVLR, "pretrain", lambda self, **kwargs: pretrained.append(self) or pretrain(self, **kwargs))
     variants = list(studies.multi_task(args, 0, tiny_arguments()))
     assert [name for name, _, _ in variants] == ["seen", "unseen"]
     assert all(model.num_timesteps == 20 for _, _, model in variants)
+    assert folders == [args.videos[:1], args.videos[:1], args.videos[1:]]  # the first pre-trains, and it alone
+    assert len(pretrained) == 1
+
+
+def test_without_interaction_all_is_learned_from_labelled_transitions(tmp_path, monkeypatch):
+    given = {"labelled": tmp_path / "labelled", "transitions": 20, "align_updates": 10, "imitation_updates": 30}
+    args = arguments(tmp_path, **given)
+    args.labelled.mkdir()
+    for number, frames in enumerate(fake_videos(8)):
+        frames = frames.repeat(2, 1).repeat(2, 2)
+        np.savez(args.labelled / f"{number}.npz", obs=frames, ta=np.zeros(8, int), done=np.arange(8) == 7)
+    asked, align = [], BCVLR.align
+    monkeypatch.setattr(
+        BCVLR, "align", lambda self, episodes, *n, **rest: asked.append(n) or align(self, episodes, *n, **rest)
+    )
+    [(name, _, model)] = studies.offline(args, 0, tiny_arguments())
+    assert name == "20 transitions" and asked == [(10, 30)] and model.num_timesteps == 0
+    before = BCVLR(studies.make_env("foraging", 2, 0), None, **tiny_arguments())
+    assert moved(snapshot(before), snapshot(model)) >= {"idm", "action_decoder", "latent_policy"}

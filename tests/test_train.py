@@ -44,9 +44,24 @@ def test_a_preset_that_a_suite_does_not_have_is_told_in_a_line():
         model_arguments("procgen/maze", "small", {})
 
 
-@pytest.mark.parametrize("task", ["procgen/fruitbot", "foraging", "foraging/foraging"])
+@pytest.mark.parametrize(
+    "task", ["procgen/fruitbot", "dmcontrol/reacher_hard", "metaworld/reach", "foraging", "foraging/foraging"]
+)
 def test_a_task_is_known_by_its_suite(task):
     assert known_task(task) == task
+
+
+@pytest.mark.parametrize("task", ["procgen/fruitbot-v0", "dmcontrol/reacher_hard-v0", "metaworld/reach-v3"])
+def test_a_task_is_known_as_gymnasium_calls_it(task):
+    assert known_task(task) == task[:-3]
+
+
+@pytest.mark.parametrize(
+    ("task", "names"), [("procgen/frutbot", "fruitbot"), ("dmcontrol/reacher-hard", "reacher_hard, reacher_easy")]
+)
+def test_a_misspelt_task_is_told_with_what_is_like_it(task, names):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"has no task '{task.split('/')[1]}'; it has {names}$"):
+        known_task(task)
 
 
 @pytest.mark.parametrize("task", ["forging", "procgen", "procgen/", "atari/pong"])

@@ -66,6 +66,13 @@ def test_code_runs_in_a_process_of_its_own():
     assert doctor.run("raise RuntimeError('broken')") == (False, "RuntimeError: broken")
 
 
+def test_a_back_end_that_is_there_draws():
+    pytest.importorskip("mujoco")
+    backend = rendering.choose_backend()
+    starts, answer = doctor.run(doctor.RENDER, MUJOCO_GL=backend, PYOPENGL_PLATFORM=backend)
+    assert starts and int(answer) > 0, answer
+
+
 def test_the_report_tells_what_works_and_what_to_install(monkeypatch, capsys):
     def run(code, MUJOCO_GL="", **_):
         return (True, "500") if MUJOCO_GL == "osmesa" or "procgen" in code else (False, "ImportError: nothing there")
