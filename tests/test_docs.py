@@ -1,4 +1,4 @@
-"""Tables of the documentation are those that their csv makes, and its links lead somewhere."""
+"""The table of whole runs is what its csv makes of it, and links lead somewhere."""
 
 import importlib.util
 import re
