@@ -198,7 +198,7 @@ def main() -> None:
         with told_in_a_line():
             model = make_model(args, batch_size, n_envs, n_frames)
         is_gpu = model.device.type == "cuda"
-        # On a GPU the first four steps are not yet what the others are, and compiled code reads labels in chunks of 512.
+        # On a GPU the first four steps are not yet what the others are, and labels come in groups of 1,024.
         n_steps = 16 if is_gpu else 3 if args.quick else 20
         device = th.cuda.get_device_name(model.device) if is_gpu else platform.processor() or "cpu"
         about = {"device": device, "threads": th.get_num_threads(), "torch": th.__version__, "preset": args.preset}

@@ -179,6 +179,7 @@ def run(
     curve = LearningCurve()  # its seconds begin with pre-training
     timed("pre-train", model.pretrain, progress_bar=True)
     timed("learn online", model.learn, steps, callback=curve, progress_bar=True)
+    model.save(out / "model.zip")  # before it is judged, which may take long
     policy = timed("evaluate", evaluate, model, eval_env, n_eval_episodes)
     greedy = timed("evaluate greedy", evaluate, model, eval_env, n_eval_episodes, True) if model.policy.is_discrete else policy
 
@@ -194,7 +195,6 @@ def run(
         "seconds": sum(seconds.values()),
         **peak_gpu_memory(model.device),
     }
-    model.save(out / "model.zip")
     (out / "summary.json").write_text(json.dumps({**summary, "seconds_per_stage": seconds, "seed": seed}, indent=2) + "\n")
     plot(curve.points, summary, out)
     film(model, make_env(1, eval_seed(seed)), dataset, out / "side_by_side.mp4")

@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,7 @@ from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 FALLING_RATE = LinearSchedule(1e-3, 2e-5, 1.0)  # of p and d online
 LOG_STEPS = 100  # gradient steps between two lines of the pre-training log
 N_ENCODED_TOGETHER = 1024  # windows that p labels while the features of all of them are kept
+N_AT_ONCE = 256  # of their pictures that f encodes, and of them that p labels
 POSITIVE = (
     "n_history",
     "n_stack",
@@ -329,6 +331,8 @@ class BCVLR(VideoImitationAlgorithm):
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
         """SB3's; learning rates stay this model's, whatever the saved optimizers had."""
+        if isinstance(load_path_or_dict, dict):
+            load_path_or_dict = deepcopy(load_path_or_dict)  # PyTorch's optimizers would go on with its very tensors
         super().set_parameters(load_path_or_dict, exact_match, device)
         if self.pretrained:  # whatever a pre-training of this model was interrupted in
             self._n_stages_finished = 0
@@ -752,19 +756,18 @@ class BCVLR(VideoImitationAlgorithm):
         with th.no_grad(), self._autocast():
             for windows in np.split(indices, range(N_ENCODED_TOGETHER, len(indices), N_ENCODED_TOGETHER)):
                 numbers, positions = np.unique(self.videos.frame_numbers(windows), return_inverse=True)
-                positions = positions.reshape(len(windows), -1)
-                encoded = [encode(self.videos.observations_at(chunk)).movedim(1, -1) for chunk in self._chunks(numbers)]
-                features = th.cat(encoded)  # channels last in memory, as convolutions give and take them
-                read_chunks = [
-                    read(features[to_device(chunk, self.device)].movedim(-1, 2)) for chunk in self._chunks(positions)
-                ]
-                labels.append(th.cat(read_chunks)[: len(windows)])
+                pictures = self.videos.observations_at(self._filled_up(numbers))
+                # Channels last in memory, as convolutions give and take them
+                features = th.cat([encode(chunk).movedim(1, -1) for chunk in pictures.split(N_AT_ONCE)])
+                positions = to_device(self._filled_up(positions.reshape(len(windows), -1)), self.device)
+                chunks = [read(features[chunk].movedim(-1, 2)) for chunk in positions.split(N_AT_ONCE)]
+                labels.append(th.cat(chunks)[: len(windows)])
         return th.cat(labels)
 
-    def _chunks(self, items: np.ndarray, size: int = 256) -> list[np.ndarray]:
-        """At most ``size`` each. Compiled code wants chunks of one size: there the last one is filled up from the first."""
-        n_chunks = math.ceil(len(items) / size)
-        return np.array_split(np.resize(items, (n_chunks * size, *items.shape[1:])) if self.compile else items, n_chunks)
+    def _filled_up(self, items: np.ndarray) -> np.ndarray:
+        """From the first of them, to chunks of one size: for another, code is compiled anew, and a GPU chooses kernels."""
+        n_items = math.ceil(len(items) / N_AT_ONCE) * N_AT_ONCE
+        return np.resize(items, (n_items, *items.shape[1:])) if self.compile or self.device.type == "cuda" else items
 
     def _excluded_save_params(self) -> list[str]:
         return [

@@ -147,10 +147,13 @@ class VideoDataset:
     def to(self, device: str | th.device) -> "VideoDataset":
         """
         Give batches on ``device`` from now on. The frames themselves move to a GPU if they fill at most half of its free
-        memory, of what ``torch.cuda.set_per_process_memory_fraction`` allows, once for all datasets of the same videos; else
-        each batch is copied from the memory map.
+        memory, of what ``torch.cuda.set_per_process_memory_fraction`` allows, once for this dataset, its parts and those
+        :meth:`spawn` makes; else each batch is copied from the memory map.
         """
-        self._store = self._store.on(th.device(device))
+        device = th.device(device)
+        if device.type == "cuda" and device.index is None:  # the same GPU by either name
+            device = th.device("cuda", th.cuda.current_device())
+        self._store = self._store.on(device)
         return self
 
     def sample_indices(self, batch_size: int) -> np.ndarray:

@@ -99,6 +99,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         self.n_stack = n_stack
         self.rollout_steps: int | None = rollout_steps
         self.literal = literal
+        self._own_videos: VideoDataset | None = None  # the dataset that nobody else draws from
         self._n_stages_finished = 0  # of a pre-training that was interrupted
         self._tb_log_name = type(self).__name__
         own = self._own_policy_kwargs().keys()
@@ -113,7 +114,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             raise ValueError(f"There is no environment: `{type(self).__name__}(env, ...)`, or `load(path)` for a saved model.")
         _check_spaces(self.observation_space, self.action_space)
         if isinstance(self.videos, VideoDataset):
-            (self.videos,) = self.videos.spawn(1)  # whoever else draws from it does not change what this model draws
+            self._take_videos()
         self.literal = checked_names("literal", self.literal, self.literal_choices)
         self._check_train_freq()
         if self.train_freq is None or isinstance(self.train_freq, TrainFreq):  # not given, or as a saved model had it
@@ -223,6 +224,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                 cross_episodes="cross_episodes" in self.literal,
                 seed=self.seed,
             )
+            self._own_videos = self.videos
         if self.videos.observation_shape != self.observation_space.shape:
             raise ValueError(
                 f"The videos have shape {self.videos.observation_shape} but the environment gives "
@@ -237,6 +239,12 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                     f"pass VideoDataset(..., {name}={value})."
                 )
         self.videos.to(self.device)
+
+    def _take_videos(self) -> None:
+        """A dataset of this model's own: whoever else draws from the one given, or moves it, does not change what it draws."""
+        assert isinstance(self.videos, VideoDataset)
+        (self.videos,) = self.videos.spawn(1)
+        self._own_videos = self.videos
 
     def _check_grey(self) -> None:
         """Warn of an environment whose grey is not that of the videos, which are made grey here."""
@@ -403,7 +411,11 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                 f"There are no videos to learn from: `{name}(env, videos=...)` or `{name}.load(path, env=env, videos=...)`. "
                 "They are never saved with a model."
             )
-        self._setup_videos()  # which may be others by now
+        if isinstance(self.videos, VideoDataset) and self.videos is not self._own_videos:  # others, by now
+            self._take_videos()
+            if self.seed is not None:
+                self.videos.seed(self.seed)
+        self._setup_videos()
 
     def _pretraining_steps(self, n_steps: int, stage: str, progress_bar: bool) -> Iterable[int]:
         """Count the gradient steps of a stage under a progress bar of its own."""
@@ -417,7 +429,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             self._logger = configure_logger(self.verbose, self.tensorboard_log, name, reset_num_timesteps=True)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "videos"]
+        return [*super()._excluded_save_params(), "videos", "_own_videos"]
 
 
 def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:

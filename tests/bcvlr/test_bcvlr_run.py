@@ -209,7 +209,9 @@ def test_labels_are_what_the_idm_reads_in_each_window(monkeypatch, compile):
     model.compile, model._compiled = compile, lambda function: function  # only chunks are those of compiled code
     indices = np.array([4, 4, 20, *range(19), 1])
     expected = model.policy.latent_actions(model.policy.encode(model.videos.windows(indices).frames))
-    th.testing.assert_close(model._label_videos(indices), expected, rtol=1e-4, atol=1e-5)
+    for n_at_once in (256, 3):
+        monkeypatch.setattr(bcvlr, "N_AT_ONCE", n_at_once)
+        th.testing.assert_close(model._label_videos(indices), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_windows_have_in_common_is_encoded_once():
@@ -220,11 +222,25 @@ def test_what_windows_have_in_common_is_encoded_once():
     assert sum(n_encoded) == 5  # three windows of three frames each, one step apart
 
 
-@pytest.mark.parametrize(("compile", "sizes"), [(False, [2, 2, 1]), (True, [2, 2, 2])])
-def test_only_compiled_code_has_chunks_filled_up(compile, sizes):
-    chunks = tiny_model(compile=compile)._chunks(np.arange(10).reshape(5, 2), size=2)
-    assert [len(chunk) for chunk in chunks] == sizes
-    assert np.array_equal(np.concatenate(chunks)[:5], np.arange(10).reshape(5, 2))
+@pytest.mark.parametrize(("compile", "sizes"), [(False, [4, 4, 2]), (True, [4, 4, 4])])
+def test_only_compiled_code_has_chunks_filled_up(monkeypatch, compile, sizes):
+    monkeypatch.setattr(bcvlr, "N_AT_ONCE", 4)
+    model, n_encoded, n_read = pretrained(), [], []
+    model.compile, model._compiled = compile, lambda function: function
+    encode, read = model.policy.encode, model.policy.latent_actions
+    model.policy.encode = lambda frames: n_encoded.append(len(frames)) or encode(frames)
+    model.policy.latent_actions = lambda features: n_read.append(len(features)) or read(features)
+    assert len(model._label_videos(np.array([7, 9, 11, 7, 8, 9, 10, 11, 11, 12]))) == 10
+    assert n_read == sizes and len({*n_encoded}) == 1 if compile else n_read == sizes
+
+
+def test_pictures_are_gathered_once_for_all_labels_that_are_read_together(monkeypatch):
+    monkeypatch.setattr(bcvlr, "N_AT_ONCE", 4)
+    model, gathered = pretrained(), []
+    gather = model.videos.observations_at
+    model.videos.observations_at = lambda numbers: gathered.append(len(numbers)) or gather(numbers)
+    model._label_videos(np.arange(19))
+    assert len(gathered) == 1
 
 
 def test_the_average_of_the_latent_policy_follows_each_step_by_policy_tau():
@@ -1040,6 +1056,18 @@ def test_videos_that_are_given_later_are_made_a_dataset_too():
     assert model.learn(20).videos.n_episodes == len(fake_videos())
 
 
+def test_videos_that_are_given_later_stay_the_users_own():
+    videos, twin = (VideoDataset(fake_videos(), n_history=2, seed=5) for _ in range(2))
+    drawn = []
+    for _ in range(2):
+        model = tiny_model(seed=3)
+        model.videos = videos
+        drawn.append(snapshot(model.learn(20)))
+        assert model.videos is not videos
+    assert equal(*drawn)
+    assert np.array_equal(videos.sample_indices(20), twin.sample_indices(20))
+
+
 def test_videos_that_are_given_later_have_to_fit():
     model = tiny_model()
     model.videos = VideoDataset(fake_videos(), image_size=SIZE - 1)
@@ -1455,6 +1483,19 @@ def test_new_parameters_are_recorded_anew():
     model.set_parameters(model.get_parameters())
     after = steps_of_the_next_round(model)
     assert all(after[stage] is not before[stage] for stage in after)
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
+@pytest.mark.filterwarnings("error:No CUDA graph")
+def test_neighbors_are_asked_by_a_graph_as_without():
+    model = tiny_model(**{**CONSTANT_RATES, "learning_starts": 0}, n_neighbors=16, device="cuda").learn(60)
+    pictures = th.randint(256, (1, 3, SIZE, SIZE), dtype=th.uint8, device="cuda")
+    model.policy.set_training_mode(False)
+    for _ in range(2):
+        with th.no_grad():
+            replayed = model._graphed_steps["decode"][1](pictures)[0]
+            th.testing.assert_close(replayed, model.policy.decode(pictures))
+        model.policy.keep_video_latents(th.randn_like(model.policy.video_latents))
 
 
 @pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")

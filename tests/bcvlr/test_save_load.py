@@ -191,6 +191,16 @@ def test_parameters_of_a_pretrained_model_are_not_pretrained_again(model, monkey
     other.learn(20)
 
 
+def test_parameters_that_were_set_are_not_changed_by_learning_on():
+    first, second = (tiny_model(seed=seed).learn(20) for seed in (0, 1))
+    start = first.get_parameters()["latent_policy_optimizer"]["state"]
+    moments = [tensor for state in start.values() for tensor in state.values()]
+    before = [tensor.clone() for tensor in moments]
+    second.set_parameters(first.get_parameters())
+    second.learn(20)
+    assert before and all(map(th.equal, before, moments))
+
+
 def test_parameters_of_a_new_model_are(model):
     other = tiny_model(seed=5)
     other.set_parameters(tiny_model().get_parameters())
