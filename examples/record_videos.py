@@ -20,8 +20,10 @@ of processes writes the same videos. These hold pixels and nothing else; --actio
 
 import argparse
 import csv
+import importlib
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,17 +75,22 @@ class Recorder:
 
     def __init__(self, settings: Settings, out: Path, actions: Path | None):
         self.settings, self.out, self.actions = settings, out, actions
-        gym.spec(settings.env)  # an unknown name is told before anything else
-        self.expert, n_stack = find_expert(settings.expert, settings.env, settings.algo, settings.sample)
+        module, _, env_id = settings.env.rpartition(":")
+        if module:  # as in gymnasium.make, which registers it
+            sys.path.append(".")
+            importlib.import_module(module)
+        gym.spec(env_id)  # an unknown name is told before anything else
+        self.expert, n_stack = find_expert(settings.expert, env_id, settings.algo, settings.sample)
         names = "image_size", "action_repeat", "fast_rendering", "camera"
         options = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
-        if settings.env.startswith(SUITES):
+        if env_id.startswith(SUITES):
             options["n_stack"] = n_stack
         elif options:
             raise ValueError(f"{settings.env} takes no {', '.join(options)}: these belong to {' and '.join(SUITES)}.")
-        self.env = gym.make(settings.env, disable_env_checker=True, **options)
+        self.env = gym.make(env_id, disable_env_checker=True, **options)
+        newest_picture(self.env.observation_space.sample())  # which tells what are no pictures
         columns = asdict(settings)
-        if settings.env.startswith(SUITES):  # what the settings may have left to the environment
+        if env_id.startswith(SUITES):  # what the settings may have left to the environment
             columns |= self.env.get_wrapper_attr("rendering_settings")
             columns["action_repeat"] = self.env.get_wrapper_attr("n_repeats")
         self.columns = {name: "" if value is None else str(value) for name, value in columns.items()}
@@ -137,8 +144,19 @@ class Recorder:
 
 
 def newest_picture(observation: np.ndarray) -> np.ndarray:
-    """(H, W, 3), from channels last or from a stack of pictures with channels first."""
-    return observation if observation.shape[-1] == 3 else observation[-3:].transpose(1, 2, 0)
+    """
+    (H, W, 3), from channels last, grey too, or from a stack of pictures with channels first.
+
+    :raises ValueError: it is something else
+    """
+    shape = np.shape(observation)
+    if len(shape) == 3 and shape[-1] in (1, 3):
+        return observation if shape[-1] == 3 else observation.repeat(3, axis=-1)
+    if len(shape) != 3 or shape[0] % 3:
+        raise ValueError(
+            f"The environment observes arrays of shape {shape}, expected pictures (H, W, 1), (H, W, 3) or (3 n, H, W)."
+        )
+    return observation[-3:].transpose(1, 2, 0)
 
 
 def perturbed(action: Any, space: spaces.Space, noise: float, rng: np.random.Generator) -> np.ndarray:
@@ -233,7 +251,7 @@ def played(recorder: Recorder, episodes: list[int], n_workers: int) -> Iterator[
 def main() -> None:
     defaults = Settings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("env", nargs="?", default=defaults.env, help="a Gymnasium id; default: %(default)s")
+    parser.add_argument("env", nargs="?", default=defaults.env, help="a Gymnasium id, as [MODULE:]ID; default: %(default)s")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--episodes", type=positive, default=400)
     parser.add_argument("--expert", help="MODEL.zip, or MODULE:FUNCTION of the observation; default: the environment's")

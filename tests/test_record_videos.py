@@ -277,6 +277,48 @@ def test_a_model_of_states_is_given_the_state(state_env, tmp_path):
     assert n_stack == 1
 
 
+class GreyEnv(GoalEnv):
+    """The same in grey, or with alpha, by the number of channels."""
+
+    def __init__(self, n_channels: int):
+        self.n_channels = n_channels
+        self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, n_channels), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        self.n_steps = 0
+        return np.full((SIZE, SIZE, self.n_channels), 7, np.uint8), {}
+
+    def step(self, action):
+        _, *rest = super().step(action)
+        return np.full((SIZE, SIZE, self.n_channels), 7 + self.n_steps, np.uint8), *rest
+
+
+gym.register("toys/Grey-v0", GreyEnv, kwargs={"n_channels": 1})
+gym.register("toys/Alpha-v0", GreyEnv, kwargs={"n_channels": 4})
+
+
+def test_grey_pictures_are_recorded_as_such(tmp_path):
+    record_goal(tmp_path, n_episodes=1, env="toys/Grey-v0")
+    frames = read_video(tmp_path / "00000.mp4")
+    assert frames.shape == (11, SIZE, SIZE, 3) and frames[:, 0, 0, 0].tolist() == [*range(7, 18)]
+
+
+def test_what_is_no_picture_is_not_recorded(tmp_path):
+    with pytest.raises(ValueError, match=r"arrays of shape \(16, 16, 4\), expected pictures"):
+        record_goal(tmp_path / "new", env="toys/Alpha-v0")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_environment_of_ones_own_is_found_by_its_module(tmp_path, monkeypatch):
+    (tmp_path / "my_world.py").write_text(
+        "import gymnasium\nfrom toys import ActionPictureEnv\ngymnasium.register('mine/World-v0', ActionPictureEnv)\n"
+        "def act(observation):\n    return 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    [row] = record(tmp_path / "videos", n_episodes=1, env="my_world:mine/World-v0", expert="my_world:act", noise=0.0)
+    assert row["length"] == 8 and row["env"] == "my_world:mine/World-v0"
+
+
 class StackedEnv(gym.Env):
     """Three stacked pictures."""
 

@@ -26,7 +26,7 @@ from sb3_bcvlr.common.devices import Sender, gather_frames, has_room, machine_me
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
 # Last bytes of a store; to be changed with its layout, or with what a frame goes through before it is stored
-FORMAT = b"BCVLR_01"
+FORMAT = b"BCVLR_02"
 # ITU-R 601, the grey of OpenCV and Pillow; that of Gymnasium's GrayscaleObservation is another (envs.grayscale)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 HASHED_BYTES = 64 * 2**20  # the first files are known by their content, up to this many bytes: a second start must stay quick
@@ -514,6 +514,8 @@ def _open_store(videos: Any, conversion: _Conversion, cache_dir: Path, on_error:
 def _remove_leftovers(cache_dir: Path) -> None:
     """Give back the space of killed runs: a running one writes to its file more often than once a day."""
     for file in cache_dir.glob("*.tmp"):
+        if not re.fullmatch(r"[0-9a-f]{32}", file.stem):  # not ours
+            continue
         with contextlib.suppress(OSError):  # another process may finish or remove it just now, or it is another user's
             if file.stat().st_mtime < time.time() - DAY:
                 file.unlink()
@@ -548,7 +550,10 @@ def _place(video: Video | None) -> tuple[Path, str, int] | None:
 
 
 def _default_cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sb3_bcvlr"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sb3_bcvlr"
+    except RuntimeError as error:
+        raise ValueError(f"There is no cache folder: {error} Choose one with `cache_dir`, or set XDG_CACHE_HOME.") from error
 
 
 def _height_and_width(image_size: Any) -> tuple[int, int]:

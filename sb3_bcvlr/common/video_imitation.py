@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import GrayscaleObservation
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
@@ -21,7 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import configure_logger
-from stable_baselines3.common.vec_env import VecFrameStack, is_vecenv_wrapped, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, is_vecenv_wrapped, unwrap_vec_normalize
 from tqdm import tqdm
 
 from sb3_bcvlr.common.checks import check_whole, checked_names, is_number
@@ -79,6 +80,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                     f"The first argument is a {type(env).__name__}, expected the environment: `{type(self).__name__}(env, "
                     "videos)`."
                 )
+            _check_vector(env)
             _check_spaces(env.observation_space, env.action_space)
         policies = tuple(self.policy_aliases.values())
         if not isinstance(policy, str) and not (isinstance(policy, type) and issubclass(policy, policies)):
@@ -150,6 +152,12 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
     def _own_policy_kwargs(self) -> dict[str, Any]:
         """Arguments of the policy that follow from the algorithm's own."""
         return {"n_history": self.n_history, "literal": self.literal}
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """SB3's, by which each of its ways to get an environment goes."""
+        _check_vector(env)
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _check_train_freq(self) -> None:
         """
@@ -430,6 +438,17 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "videos", "_own_videos"]
+
+
+def _check_vector(env: Any) -> None:
+    """
+    :raises ValueError: several environments are Gymnasium's, which SB3 cannot step
+    """
+    if isinstance(env, VectorEnv):
+        raise ValueError(
+            f"The environment is a {type(env).__name__} of Gymnasium, expected a single one or SB3's VecEnv: "
+            "stable_baselines3.common.env_util.make_vec_env(id, n_envs=...)."
+        )
 
 
 def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:

@@ -8,6 +8,7 @@ import errno
 import glob
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 WRITABLE_ENDINGS = (".mp4", ".mkv", ".mov")
 ACCEPTED = f"files ending in {' '.join(VIDEO_ENDINGS + ARRAY_ENDINGS)}, or folders of {' '.join(IMAGE_ENDINGS)} images"
 BLOCK_BYTES = 8 * 2**20
+LONGEST_PAUSE = 5  # frames that may be missing in a row before it is told
 
 PathLike = str | os.PathLike[str]
 
@@ -62,12 +64,12 @@ def find_videos(location: PathLike) -> list[Path]:
     return found
 
 
-def _expand(path: Path) -> list[Path]:
+def _expand(path: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
     if path.suffix.lower() in VIDEO_ENDINGS + ARRAY_ENDINGS:
         return [path]
-    if path.suffix.lower() in IMAGE_ENDINGS or not path.is_dir():
+    if path.suffix.lower() in IMAGE_ENDINGS or not path.is_dir() or path.resolve() in above:  # a link leads back up
         return []
-    videos = [video for entry in _visible(path) for video in _expand(entry)]
+    videos = [video for entry in _visible(path) for video in _expand(entry, above | {path.resolve()})]
     if not image_files(path):
         return videos
     if videos:
@@ -174,7 +176,7 @@ def _read_blocks(video: PathLike | np.ndarray) -> Iterator[np.ndarray]:
         return _read_array(path.open("rb"))
     if path.suffix.lower() == ".npz":
         return _read_array(zipfile.ZipFile(path).open("obs.npy"))
-    return _in_blocks(_decode(path))
+    return _in_blocks(_read_gif(path) if path.suffix.lower() == ".gif" else _decode(path))
 
 
 def _in_blocks(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -191,7 +193,9 @@ def _in_blocks(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def _read_images(folder: Path) -> Iterator[np.ndarray]:
     for file in image_files(folder):
         with _errors_named(file.name):
-            image = iio.imread(file)
+            image = iio.imread(file, rotate=True)  # as the camera was held
+            if image.ndim == 3 and image.shape[-1] == 4 and file.suffix.lower() in (".jpg", ".jpeg"):
+                image = iio.imread(file, rotate=True, mode="RGB")  # inks: that format knows no alpha
             yield to_rgb((image if image.ndim != 2 else image[..., None])[None])[0]
 
 
@@ -213,12 +217,20 @@ def _read_array(file: IO[bytes]) -> Iterator[np.ndarray]:
             yield np.frombuffer(data, np.uint8).reshape(-1, *shape[1:])
 
 
+def _read_gif(path: Path) -> Iterator[np.ndarray]:
+    """By Pillow: FFmpeg loses pictures of which the file does not say how long they last."""
+    yield from iio.imiter(path, mode="RGB")
+    if not path.read_bytes().rstrip(b"\0").endswith(b";"):  # no header to compare with, but a last byte of its own
+        raise ValueError("truncated: its end is missing")
+
+
 def _decode(path: Path) -> Iterator[np.ndarray]:
-    """Decode a video, and notice where less comes out than the header promises."""
+    """Decode a video, and notice where less comes out than the header promises, or nothing for some time."""
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise ValueError("it holds no video stream (audio only?)")
-        stream, seconds = container.streams.video[0], 0.0
+        stream, seconds, shown = container.streams.video[0], 0.0, None
+        usual = 1 / float(stream.average_rate or 10)
         for packet in container.demux(stream):
             timestamp = packet.dts if packet.pts is None else packet.pts
             if timestamp is not None:
@@ -226,11 +238,18 @@ def _decode(path: Path) -> Iterator[np.ndarray]:
             for frame in packet.decode():
                 if packet.is_corrupt or frame.is_corrupt:
                     raise ValueError(f"truncated or damaged: a frame is broken after {seconds:.2f} s")
-                yield _to_array(frame)
+                if shown is not None and frame.time is not None and frame.time - shown > LONGEST_PAUSE * usual:
+                    warnings.warn(
+                        f"{path} shows nothing new from {shown:.2f} to {frame.time:.2f} s: frames are missing, or its rate "
+                        "changes. One frame should be one step of the agent.",
+                        stacklevel=2,
+                    )
+                shown = frame.time
+                yield np.rot90(_to_array(frame), round(getattr(frame, "rotation", 0) / 90))  # as the camera was held
         # A header's count of frames is wrong in .avi and in trimmed .mp4, absent from .mkv and .webm: its duration is not.
-        expected, frame_seconds = _header_seconds(stream), 1 / float(stream.average_rate or 10)
-    if seconds < expected - 1.5 * frame_seconds or (path.suffix.lower() == ".gif" and not _gif_is_whole(path)):
-        raise ValueError(f"truncated: it ends after {seconds:.2f} s" + f" of {expected:.2f} s" * (expected > seconds))
+        expected = _header_seconds(stream)
+    if seconds < expected - 1.5 * usual:
+        raise ValueError(f"truncated: it ends after {seconds:.2f} s of {expected:.2f} s")
 
 
 def _to_array(frame: av.VideoFrame) -> np.ndarray:
@@ -246,11 +265,6 @@ def _header_seconds(stream: av.VideoStream) -> float:
         return float(stream.duration * stream.time_base)
     hours, minutes, seconds = (stream.metadata.get("DURATION") or "0:0:0").split(":")  # .mkv, .webm: "00:00:02.667"
     return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
-
-
-def _gif_is_whole(path: Path) -> bool:
-    """A .gif has no header to compare with, but a last byte of its own."""
-    return path.read_bytes().rstrip(b"\0").endswith(b";")
 
 
 def write_video(path: PathLike, frames: np.ndarray, fps: float = 15, lossless: bool = True, scale: int = 1) -> None:

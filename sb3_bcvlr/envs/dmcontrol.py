@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
@@ -80,7 +81,11 @@ def dmcontrol_env(
         default_camera = "front_close"
     else:
         names = {f"{domain}_{name}": (domain, name) for domain, name in suite.ALL_TASKS}
-        dm_env = suite.load(*names[task], task_kwargs={"random": seed})
+        domain, name = names[task]
+        random = np.random.RandomState(0 if domain == "lqr" else seed)  # lqr draws the springs of its one world, too
+        dm_env = suite.load(domain, name, task_kwargs={"random": random})
+        if domain == "lqr":
+            random.seed(seed)
     env = shimmy.DmControlCompatibilityV0(dm_env, render_mode=render_mode)
     return pixels(
         env,

@@ -65,4 +65,7 @@ def jaco_reach(corner: str, seed: int | None) -> composer.Environment:
         control_timestep=constants.CONTROL_TIMESTEP,
     )
     # Nothing in the model changes from one episode to the next: to compile it anew would cost half a second.
-    return composer.Environment(task, time_limit=TIME_LIMIT, random_state=seed, recompile_mjcf_every_episode=False)
+    env = composer.Environment(task, time_limit=TIME_LIMIT, random_state=seed, recompile_mjcf_every_episode=False)
+    env.reset()  # which alone draws from the random state for the model, too
+    env.random_state.seed(seed)
+    return env

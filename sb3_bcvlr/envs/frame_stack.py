@@ -26,6 +26,7 @@ def stack_frames(env: gym.Env, n_stack: int) -> gym.Env:
     def flatten(frames: np.ndarray) -> np.ndarray:
         return (frames.transpose(0, 3, 1, 2) if channels_last else frames).reshape(-1, height, width)
 
+    env = TransformObservation(env, np.array, space)  # copies, since an environment may draw each picture over the one before
     env = FrameStackObservation(env, n_stack)
     shape = (n_stack * int(np.prod(space.shape)) // (height * width), height, width)
     return TransformObservation(env, flatten, spaces.Box(0, 255, shape, np.uint8))

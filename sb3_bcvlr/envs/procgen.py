@@ -160,8 +160,8 @@ def _check_arguments(game: str, n_envs: int, distribution_mode: str, **numbers: 
         raise ValueError(f"{game} has no mode {distribution_mode!r}; the games that have it are {', '.join(games)}")
     check_whole(n_envs=n_envs)
     for name, number in numbers.items():
-        if not 0 <= number <= MAX_LEVEL:
-            raise ValueError(f"{name} is {number}, expected 0 to {MAX_LEVEL}")
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number <= MAX_LEVEL:
+            raise ValueError(f"{name} is {number}, expected a whole number from 0 to {MAX_LEVEL}")
     last_level = numbers["start_level"] + numbers["num_levels"]
     if last_level > MAX_LEVEL:
         raise ValueError(f"start_level + num_levels is {last_level}, expected at most {MAX_LEVEL}")

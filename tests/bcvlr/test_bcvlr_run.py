@@ -1043,6 +1043,13 @@ def test_actions_that_cannot_change_are_refused():
         BCVLR(env, fake_videos())
 
 
+def test_gymnasiums_vectors_are_refused_with_the_one_that_serves():
+    with pytest.raises(ValueError, match=r"SyncVectorEnv of Gymnasium, expected .*make_vec_env\(id, n_envs=...\)"):
+        BCVLR(gym.vector.SyncVectorEnv([ActionPictureEnv] * 2), fake_videos())
+    with pytest.raises(ValueError, match="SyncVectorEnv of Gymnasium"):
+        tiny_model().set_env(gym.vector.SyncVectorEnv([ActionPictureEnv] * 2))
+
+
 def test_actions_without_an_axis_are_refused():
     env = ActionPictureEnv()
     env.action_space = spaces.Box(-1, 1, (), np.float32)

@@ -498,11 +498,23 @@ def test_a_store_is_as_readable_as_other_files(cache_dir, tmp_path):
 
 def test_leftovers_of_killed_runs_go_after_a_day(cache_dir):
     cache_dir.mkdir(parents=True)
-    for name in ("old.tmp", "running.tmp"):
-        (cache_dir / name).touch()
-    os.utime(cache_dir / "old.tmp", (1, 1))
+    old, running, thesis = (cache_dir / name for name in (f"{'a' * 32}.tmp", f"{'b' * 32}.tmp", "thesis.tmp"))
+    for file in (old, running, thesis):
+        file.touch()
+    for file in (old, thesis):
+        os.utime(file, (1, 1))
     VideoDataset(filled(0, 1))
-    assert [file.name for file in cache_dir.glob("*.tmp")] == ["running.tmp"]
+    assert {*cache_dir.glob("*.tmp")} == {running, thesis}  # not what others keep there
+
+
+def test_a_user_without_a_home_is_told_what_to_do(monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    with pytest.raises(ValueError, match="Choose one with `cache_dir`, or set XDG_CACHE_HOME"):
+        VideoDataset(filled(0, 1))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """Each test states one fact; frames are filled with numbers that can be told apart by eye."""
 
+import warnings
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from PIL import Image
 
 from sb3_bcvlr.common import video_io
 from sb3_bcvlr.common.video_io import find_videos, iterate_frames, read_dones, read_video, to_rgb, write_video
@@ -117,6 +120,61 @@ def test_gifs_of_other_writers_read_as_imageio_reads_them(tmp_path):
     frames[:, 4:8, 4:8] = (255, 0, 0)  # stays the same: writers store only what changes
     iio.imwrite(tmp_path / "v.gif", frames, duration=50)
     np.testing.assert_array_equal(read_video(tmp_path / "v.gif"), iio.imread(tmp_path / "v.gif", mode="RGB"))
+
+
+def test_gifs_that_do_not_say_how_long_a_frame_lasts_keep_all(tmp_path):
+    frames = noise(20)
+    iio.imwrite(tmp_path / "v.gif", frames)
+    assert len(read_video(tmp_path / "v.gif")) == len(iio.imread(tmp_path / "v.gif")) == 20
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_videos_are_read_as_the_camera_was_held(tmp_path, degrees):
+    frames = noise(3, 16, 24)
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264rgb", rate=15, options={"qp": "0"})
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV writes no rotation")
+        stream.height, stream.width, stream.pix_fmt = 16, 24, "rgb24"
+        stream.set_display_rotation(degrees)  # counterclockwise, as np.rot90
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    np.testing.assert_array_equal(read_video(tmp_path / "v.mp4"), np.rot90(frames, degrees // 90, (1, 2)))
+
+
+def test_images_are_read_as_the_camera_was_held(tmp_path):
+    picture, exif = Image.fromarray(noise(1, 8, 12)[0]), Image.Exif()
+    exif[0x112] = 6  # to be turned clockwise
+    picture.save(tmp_path / "0.png", exif=exif)
+    np.testing.assert_array_equal(read_video(tmp_path)[0], np.rot90(np.asarray(picture), -1))
+
+
+def test_inks_are_read_as_colors(tmp_path):
+    Image.fromarray(filled(200)[0]).convert("CMYK").save(tmp_path / "0.jpg")
+    assert abs(read_video(tmp_path).astype(int) - 200).max() <= 3
+
+
+@pytest.mark.parametrize(("missing", "is_told"), [(3, False), (30, True)])
+def test_a_video_in_which_nothing_is_shown_for_long_is_told(tmp_path, missing, is_told):
+    with av.open(str(tmp_path / "v.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=15, options={"bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "yuv420p"
+        for number, pixels in enumerate(noise(12)):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = number + missing * (number > 5), Fraction(1, 15)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert len(read_video(tmp_path / "v.mkv")) == 12
+    assert ["shows nothing new from 0.33 to 2.40 s" in str(warning.message) for warning in told] == [True] * is_told
+
+
+def test_a_link_back_to_a_folder_above_is_not_followed(tmp_path):
+    write_video(tmp_path / "sub" / "v.mp4", noise(2))
+    (tmp_path / "sub" / "back").symlink_to(tmp_path)
+    assert find_videos(tmp_path) == [tmp_path / "sub" / "v.mp4"]
 
 
 def test_images_of_a_folder_are_frames_in_natural_order(tmp_path):

@@ -174,6 +174,26 @@ def test_jaco_episodes_follow_the_seed(jaco):
     assert (first == again).all()
 
 
+def test_jacos_first_episode_follows_the_seed_as_later_ones_do(jaco):
+    later, _ = jaco.reset(seed=5)
+    for arguments, options in (({}, {"seed": 5}), ({"seed": 5}, {})):
+        env = dmcontrol_env("jaco_reach_bottom_left", n_stack=1, **arguments)
+        first, _ = env.reset(**options)
+        env.close()
+        assert (first == later).all()
+
+
+def test_every_environment_of_lqr_is_in_the_same_world():
+    states = []
+    for _ in range(2):
+        env = dmcontrol_env("lqr_lqr_2_1", image_size=16, n_stack=1)
+        env.reset(seed=3)
+        *_, info = env.step(np.ones(1, np.float32))
+        states.append(np.concatenate([np.ravel(part) for part in info["state"].values()]))
+        env.close()
+    np.testing.assert_array_equal(*states)
+
+
 def test_tasks_are_the_suite_and_ours():
     from dm_control import suite
 
@@ -301,7 +321,7 @@ def test_a_film_of_it_runs_at_the_speed_of_the_simulation(action_repeat, expecte
 def test_another_model_is_drawn_once_it_is_there():
     envs = [dmcontrol_env(task, image_size=16, n_stack=1) for task in ("reacher_easy", "cartpole_balance")]
     expected = [env.reset(seed=0)[0] for env in envs]
-    pictures, others = (env.env.env.env for env in envs)
+    pictures, others = (env.env.env.env.env for env in envs)
     pictures._simulation = others._simulation
     assert (pictures.render().transpose(2, 0, 1) == expected[1]).all()
     for env in envs:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import GrayscaleObservation
-from toys import N_ACTIONS, ActionPictureEnv
+from toys import N_ACTIONS, SIZE, ActionPictureEnv
 
 from sb3_bcvlr import VideoDataset
 from sb3_bcvlr.envs import grayscale, stack_frames
@@ -28,6 +28,20 @@ def test_they_are_those_of_the_videos(channels_first):
     windows = videos.windows(np.arange(len(videos))).frames
     assert np.array_equal(windows[:, 0], stacks[:-1]) and np.array_equal(windows[:, 1], stacks[1:])
     assert len(np.unique(stacks.reshape(len(stacks), -1), axis=0)) > 1
+
+
+def test_an_environment_may_draw_each_picture_over_the_one_before():
+    class Overdrawing(ActionPictureEnv):
+        canvas = np.zeros((SIZE, SIZE, 3), np.uint8)
+
+        def _observation(self, action):
+            self.canvas[:] = self.n_steps
+            return self.canvas
+
+    stacked = stack_frames(Overdrawing(), 3)
+    stacked.reset()
+    stacks = [stacked.step(0)[0] for _ in range(3)]
+    assert stacks[-1][::3, 0, 0].tolist() == [1, 2, 3]
 
 
 def test_grey_is_that_of_the_videos():

@@ -197,6 +197,8 @@ def test_what_is_handed_out_stays_as_it_was():
         ({"distribution_mode": "insane"}, "easy, hard, extreme, memory"),
         ({"distribution_mode": "memory"}, "bigfish has no mode 'memory'"),
         ({"n_envs": 0}, "n_envs is 0"),
+        ({"seed": True}, "seed is True, expected a whole number"),
+        ({"seed": 1.5}, "seed is 1.5, expected a whole number"),
         ({"seed": -1}, "seed is -1"),
         ({"num_levels": -1}, "num_levels is -1"),
         ({"start_level": -5}, "start_level is -5"),
