@@ -229,7 +229,7 @@ def _decode(path: Path) -> Iterator[np.ndarray]:
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise ValueError("it holds no video stream (audio only?)")
-        stream, seconds, shown = container.streams.video[0], 0.0, None
+        stream, seconds, shown, pause = container.streams.video[0], 0.0, None, (0.0, 0.0)
         usual = 1 / float(stream.average_rate or 10)
         for packet in container.demux(stream):
             timestamp = packet.dts if packet.pts is None else packet.pts
@@ -238,18 +238,20 @@ def _decode(path: Path) -> Iterator[np.ndarray]:
             for frame in packet.decode():
                 if packet.is_corrupt or frame.is_corrupt:
                     raise ValueError(f"truncated or damaged: a frame is broken after {seconds:.2f} s")
-                if shown is not None and frame.time is not None and frame.time - shown > LONGEST_PAUSE * usual:
-                    warnings.warn(
-                        f"{path} shows nothing new from {shown:.2f} to {frame.time:.2f} s: frames are missing, or its rate "
-                        "changes. One frame should be one step of the agent.",
-                        stacklevel=2,
-                    )
+                if shown is not None and frame.time is not None:
+                    pause = max(pause, (frame.time - shown, shown))
                 shown = frame.time
                 yield np.rot90(_to_array(frame), round(getattr(frame, "rotation", 0) / 90))  # as the camera was held
         # A header's count of frames is wrong in .avi and in trimmed .mp4, absent from .mkv and .webm: its duration is not.
         expected = _header_seconds(stream)
     if seconds < expected - 1.5 * usual:
         raise ValueError(f"truncated: it ends after {seconds:.2f} s of {expected:.2f} s")
+    if pause[0] > LONGEST_PAUSE * usual:
+        warnings.warn(
+            f"{path} shows nothing new for {pause[0]:.2f} s after {pause[1]:.2f} s: frames are missing, or its rate changes. "
+            "One frame should be one step of the agent.",
+            stacklevel=2,
+        )
 
 
 def _to_array(frame: av.VideoFrame) -> np.ndarray:
