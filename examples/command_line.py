@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+MISTAKES = ValueError, TypeError, OSError, ImportError  # of arguments, files and packages
+
 
 @contextmanager
-def told_in_a_line() -> Iterator[None]:
+def told_in_a_line(mistakes: tuple[type[Exception], ...] = MISTAKES) -> Iterator[None]:
     """Around what is made of the arguments, not around what learns: a mistake there is the user's, and needs no traceback."""
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except mistakes as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 

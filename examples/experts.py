@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import gymnasium as gym
@@ -76,15 +77,20 @@ def load_model(path: Path, algo: str | None, sample: bool) -> tuple[Expert, int]
     return start, shape[0] // 3 if len(shape) == 3 and shape[0] < shape[2] else 1
 
 
+def import_module(name: str) -> ModuleType:
+    """Also from the working directory."""
+    sys.path.append(".")
+    return importlib.import_module(name)
+
+
 def import_policy(name: str) -> Expert:
     """
     :param name: ``module:function``; modules are also looked for in the working directory
     :raises ValueError: it cannot be imported
     """
     module, _, function = name.partition(":")
-    sys.path.append(".")
     try:
-        policy = getattr(importlib.import_module(module), function)
+        policy = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"Got the expert {name}, expected MODEL.zip or an importable MODULE:FUNCTION ({error}).") from error
     return lambda env, rng: lambda observation, info: policy(observation)

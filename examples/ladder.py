@@ -50,10 +50,10 @@ def read_actions(folder: Path, dataset: VideoDataset) -> th.Tensor:
 
     :raises ValueError: the videos are no chunks with actions
     """
-    chunks = [np.load(chunk) for chunk in find_videos(folder) if Path(chunk).suffix == ".npz"]
-    if not chunks or not all("ta" in chunk for chunk in chunks):
+    chunks = find_videos(folder)
+    if any(chunk.suffix.lower() != ".npz" or "ta" not in np.load(chunk) for chunk in chunks):
         raise ValueError(f"{folder} holds no actions, expected .npz chunks with ta: record_videos.py --actions FOLDER")
-    actions = np.concatenate([chunk["ta"] for chunk in chunks])[dataset.frame_numbers(np.arange(len(dataset)))[:, -2]]
+    actions = np.concatenate([np.load(chunk)["ta"] for chunk in chunks])[dataset.frame_numbers(np.arange(len(dataset)))[:, -2]]
     return th.as_tensor(actions.astype(np.float32 if actions.ndim > 1 else np.int64)).view(len(dataset), -1)
 
 

@@ -20,10 +20,8 @@ of processes writes the same videos. These hold pixels and nothing else; --actio
 
 import argparse
 import csv
-import importlib
 import multiprocessing
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,8 +30,8 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  registers the environments
 import gymnasium as gym
 import numpy as np
-from command_line import not_negative, positive, share
-from experts import Policy, find_expert
+from command_line import not_negative, positive, share, told_in_a_line
+from experts import Policy, find_expert, import_module
 from gymnasium import spaces
 from tqdm import tqdm
 
@@ -77,8 +75,7 @@ class Recorder:
         self.settings, self.out, self.actions = settings, out, actions
         module, _, env_id = settings.env.rpartition(":")
         if module:  # as in gymnasium.make, which registers it
-            sys.path.append(".")
-            importlib.import_module(module)
+            import_module(module)
         gym.spec(env_id)  # an unknown name is told before anything else
         self.expert, n_stack = find_expert(settings.expert, env_id, settings.algo, settings.sample)
         names = "image_size", "action_repeat", "fast_rendering", "camera"
@@ -282,10 +279,8 @@ def main() -> None:
         parser.error("--algo and --sample say how a model acts, expected --expert MODEL.zip with them")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each process: there is one a core
     settings = Settings(**{name: getattr(args, name) for name in asdict(defaults)})
-    try:
+    with told_in_a_line((ValueError, OSError, ImportError, gym.error.Error)):
         rows = record_all(settings, args.out, args.actions, args.episodes, args.workers)
-    except (ValueError, OSError, ImportError, gym.error.Error) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
     returns, successes = ([float(row[name]) for row in rows if row[name] != ""] for name in ("return", "success"))
     known = f", {np.mean(successes):.0%} reached the goal" if successes else ""
     n_frames = sum(int(row["length"]) for row in rows)

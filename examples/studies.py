@@ -33,7 +33,7 @@ from quickstart import RandomPolicy, eval_seed, evaluate, load_videos
 from stable_baselines3.common.vec_env import VecEnv
 from train import MAKERS, PRESETS, known_task, model_arguments
 
-from sb3_bcvlr import BCVLR
+from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.common.files import write_csv
 from sb3_bcvlr.common.video_io import find_videos
 from sb3_bcvlr.hyperparams import merged
@@ -70,9 +70,10 @@ def make_env(task: str, n_envs: int, seed: int) -> VecEnv:
         return MAKERS[suite](name, n_envs, seed)
 
 
-def make_model(env: VecEnv, videos: list[Path], seed: int, kwargs: dict[str, Any]) -> BCVLR:
+def make_model(env: VecEnv, videos: VideoDataset | list[Path], kwargs: dict[str, Any]) -> BCVLR:
     with told_in_a_line():
-        return BCVLR(env, load_videos(videos, env, seed), **kwargs)
+        videos = videos if isinstance(videos, VideoDataset) else load_videos(videos, env, kwargs["seed"])
+        return BCVLR(env, videos, **kwargs)
 
 
 # Each study yields the name of a variant, the task and the model that has learned.
@@ -82,22 +83,23 @@ Variants = Iterator[tuple[str, str, BCVLR]]
 def ablations(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
     env = make_env(args.tasks[0], args.n_envs, seed)
     for name, change in ABLATIONS.items():
-        model = make_model(env, args.videos, seed, merged(kwargs, change))
+        model = make_model(env, args.videos, merged(kwargs, change))
         yield name, args.tasks[0], model.learn(args.steps, progress_bar=True)
 
 
 def video_amount(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
     env = make_env(args.tasks[0], args.n_envs, seed)
-    videos = make_model(env, args.videos, seed, kwargs).videos
+    with told_in_a_line():
+        videos = load_videos(args.videos, env, seed)
     for n_frames in args.amounts:
         part = videos if n_frames >= videos.n_frames else videos.split(1 - n_frames / videos.n_frames)[0]
         part.seed(seed)
-        yield f"{n_frames} frames", args.tasks[0], BCVLR(env, part, **kwargs).learn(args.steps, progress_bar=True)
+        yield f"{n_frames} frames", args.tasks[0], make_model(env, part, kwargs).learn(args.steps, progress_bar=True)
 
 
 def offline(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
     env = make_env(args.tasks[0], args.n_envs, seed)
-    model = make_model(env, args.videos, seed, kwargs)
+    model = make_model(env, args.videos, kwargs)
     episodes = labelled_episodes(args.labelled, args.transitions, model.videos.n_stack)
     model.align(episodes, args.align_updates, args.imitation_updates, progress_bar=True)
     yield f"{args.transitions} transitions", args.tasks[0], model
@@ -106,7 +108,7 @@ def offline(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Vari
 def multi_task(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
     env = make_env(args.tasks[0], args.n_envs, seed)
     pretrained = args.out.with_suffix(".pretrained.zip")
-    make_model(env, args.videos[: args.pretrain_on], seed, kwargs).pretrain(progress_bar=True).save(pretrained)
+    make_model(env, args.videos[: args.pretrain_on], kwargs).pretrain(progress_bar=True).save(pretrained)
     for number, (task, folder) in enumerate(zip(args.tasks, args.videos, strict=True)):
         env = make_env(task, args.n_envs, seed)
         model = BCVLR.load(pretrained, env=env, videos=load_videos([folder], env, seed))

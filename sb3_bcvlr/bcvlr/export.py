@@ -27,7 +27,7 @@ class ActingNetworks(nn.Module):
                 th.as_tensor(bound.reshape(-1)) for bound in (self.policy.action_space.low, self.policy.action_space.high)
             )
             actions = low + (decoded.clamp(-1, 1) + 1) / 2 * (high - low)
-            return th.minimum(th.maximum(actions, low), high)  # rounding may end beside them
+            return actions.clamp(low, high)  # rounding may end beside them
         return decoded
 
 

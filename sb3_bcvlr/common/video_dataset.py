@@ -513,9 +513,7 @@ def _open_store(videos: Any, conversion: _Conversion, cache_dir: Path, on_error:
 
 def _remove_leftovers(cache_dir: Path) -> None:
     """Give back the space of killed runs: a running one writes to its file more often than once a day."""
-    for file in cache_dir.glob("*.tmp"):
-        if not re.fullmatch(r"[0-9a-f]{32}", file.stem):  # not ours
-            continue
+    for file in cache_dir.glob("[0-9a-f]" * 32 + ".tmp"):  # not what others keep there
         with contextlib.suppress(OSError):  # another process may finish or remove it just now, or it is another user's
             if file.stat().st_mtime < time.time() - DAY:
                 file.unlink()
