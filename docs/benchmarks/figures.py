@@ -14,6 +14,7 @@ VIDEOS = {  # as videos.csv names them
     "finger_spin": "to learn from, on the H100",
 }
 RANDOM_PLAY = {"fruitbot": "ladder.csv", "bigfish": "ladder.csv", "ball_in_cup_catch": "dmcontrol.csv"}  # where it stands
+LABELS = {"the defaults": "the defaults, n_neighbors=0", "the defaults, more videos": "that, more videos"}
 COLORS = {  # of whole runs; all other settings are grey dots
     "the defaults": "black",
     "the defaults, more videos": "tab:red",
@@ -48,6 +49,7 @@ def draw_bounds(axes: Any, task: str) -> None:
 def whole_runs() -> Figure:
     """Returns of training episodes (lines) and of fresh ones (dots) against minutes."""
     runs, curves = read("defaults_runs.csv"), read("defaults_curves.csv")
+    with_neighbors = where(read("defaults_neighbors.csv"), run="the defaults", judged_by="16 neighbors")
     figure = Figure(figsize=(14, 6), layout="constrained")
     for axes, task in zip(figure.subplots(1, 3), ("fruitbot", "bigfish", "ball_in_cup_catch"), strict=True):
         draw_bounds(axes, task)
@@ -57,7 +59,7 @@ def whole_runs() -> Figure:
             settings = "the defaults, more videos" if more else run["settings"]
             is_named = settings in COLORS
             style = dict(color=COLORS[settings], zorder=3) if is_named else dict(color="lightgray")
-            label = settings if is_named else "other settings"
+            label = LABELS.get(settings, settings) if is_named else "other settings"
             value = float(run["return"]), float(run["stderr"])
             axes.errorbar(minutes(run), *value, fmt="o", label=None if label in labels else label, **style)
             labels.add(label)
@@ -66,7 +68,14 @@ def whole_runs() -> Figure:
                 scale = minutes(run) / float(curve[-1]["seconds"])  # of the clock, where the core was shared
                 points = [(scale * float(point["seconds"]), float(point["return"])) for point in curve]
                 axes.plot(*zip(*points, strict=True), color=COLORS[settings], alpha=0.35, linewidth=1)
-        axes.set(title=task, xlabel="minutes on one core, pre-training included", ylabel="return")
+        timed = [run for run in where(with_neighbors, task=task) if run["cpu_seconds"]]
+        if timed:
+            times, returns, errors = zip(*((minutes(r), float(r["return"]), float(r["stderr"])) for r in timed), strict=True)
+            axes.errorbar(
+                times, returns, errors, fmt="*", markersize=11, color="black", label="the defaults, other videos", zorder=4
+            )
+        axes.set(title=task, xlabel="minutes on one core, pre-training included")
+        axes.set_ylabel("return (dots: fresh episodes, lines: training)")
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
     return figure
 
@@ -92,11 +101,15 @@ def return_against_seconds() -> Figure:
                 )
         axes.legend()
     left.set(
-        title="Foraging (the quickstart), one core",
+        title="Foraging (quickstart of commit cad52d6), one core",
         xlabel="seconds, pre-training included",
         ylabel="return of training episodes",
     )
-    right.set(title="Meta-World, metaworld_small, one core", xlabel="minutes, pre-training included")
+    right.set(
+        title="Meta-World, metaworld_small, one core",
+        xlabel="minutes, pre-training included",
+        ylabel="return of training episodes",
+    )
     return figure
 
 
