@@ -103,14 +103,16 @@ def load_videos(
 
 
 def read_video_return(videos: Path) -> float | None:
-    """Mean of the column ``return`` in ``episodes.csv``; None where nobody wrote that file, or where the videos are clips."""
+    """Mean of ``return`` in ``episodes.csv``; None where that file does not tell it, or where the videos are clips."""
     if not (videos / "episodes.csv").exists():
         return None
     with open(videos / "episodes.csv") as file:
         rows = list(csv.DictReader(file))
     # What a clip earned until it was cut is nothing to compare whole episodes with.
     is_cut = any(row.get(name) for row in rows for name in ("max_steps", "stop_after_success"))
-    return None if is_cut else float(np.mean([float(row["return"]) for row in rows]))
+    if is_cut or not rows or not all(row.get("return") for row in rows):  # or by another program
+        return None
+    return float(np.mean([float(row["return"]) for row in rows]))
 
 
 def choose_convolutions(fast: bool) -> None:

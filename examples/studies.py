@@ -91,6 +91,11 @@ def video_amount(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) ->
     env = make_env(args.tasks[0], args.n_envs, seed)
     with told_in_a_line():
         videos = load_videos(args.videos, env, seed)
+        if min(args.amounts) * videos.n_episodes < videos.n_frames:
+            raise ValueError(
+                f"--amounts {min(args.amounts)} is less than an episode: {videos.n_episodes} of them hold {videos.n_frames} "
+                "frames."
+            )
     for n_frames in args.amounts:
         part = videos if n_frames >= videos.n_frames else videos.split(1 - n_frames / videos.n_frames)[0]
         part.seed(seed)
@@ -106,12 +111,13 @@ def offline(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Vari
 
 
 def multi_task(args: argparse.Namespace, seed: int, kwargs: dict[str, Any]) -> Variants:
-    env = make_env(args.tasks[0], args.n_envs, seed)
+    envs = [make_env(task, args.n_envs, seed) for task in args.tasks]
+    with told_in_a_line():
+        datasets = [load_videos([folder], env, seed) for folder, env in zip(args.videos, envs, strict=True)]
     pretrained = args.out.with_suffix(".pretrained.zip")
-    make_model(env, args.videos[: args.pretrain_on], kwargs).pretrain(progress_bar=True).save(pretrained)
-    for number, (task, folder) in enumerate(zip(args.tasks, args.videos, strict=True)):
-        env = make_env(task, args.n_envs, seed)
-        model = BCVLR.load(pretrained, env=env, videos=load_videos([folder], env, seed))
+    make_model(envs[0], args.videos[: args.pretrain_on], kwargs).pretrain(progress_bar=True).save(pretrained)
+    for number, (task, env, videos) in enumerate(zip(args.tasks, envs, datasets, strict=True)):
+        model = BCVLR.load(pretrained, env=env, videos=videos)
         yield "seen" if number < args.pretrain_on else "unseen", task, model.learn(args.steps, progress_bar=True)
 
 

@@ -5,10 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch as th
-from toys import tiny_arguments
+from toys import darkening_video, tiny_arguments
 
 from sb3_bcvlr.common.video_io import write_video
 
@@ -22,7 +21,7 @@ def videos(tmp_path):
     folder = tmp_path / "videos"
     folder.mkdir()
     for number in range(2):
-        write_video(folder / f"{number}.mkv", np.full((12, 48, 48, 3), 100 * number, np.uint8))
+        write_video(folder / f"{number}.mkv", darkening_video(12, 48, 48))
     return folder
 
 
@@ -77,6 +76,15 @@ def test_the_return_of_the_videos_is_read_beside_them(videos):
 def test_clips_have_no_return_to_compare_with(videos, column):
     with open(videos / "episodes.csv", "w", newline="") as file:
         csv.writer(file).writerows([("file", "return", column), ("0.mkv", 3.0, 10), ("1.mkv", 5.0, 10)])
+    assert quickstart.read_video_return(videos) is None
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [("file", "return")], [("file", "length"), ("0.mkv", 12)], [("file", "return"), ("0.mkv", "")]], ids=str
+)
+def test_a_table_of_another_program_tells_no_return(videos, rows):
+    with open(videos / "episodes.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
     assert quickstart.read_video_return(videos) is None
 
 

@@ -82,6 +82,12 @@ def test_the_amount_of_video_is_bounded_by_whole_episodes(tmp_path):
     assert [model.videos.n_frames for _, _, model in variants] == [16, 32, 64]
 
 
+def test_an_amount_below_one_episode_is_told_before_anything_learns(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        next(studies.video_amount(arguments(tmp_path, amounts=[32, 3]), 0, tiny_arguments()))
+    assert "--amounts 3 is less than an episode: 8 of them hold 64 frames" in capsys.readouterr().err
+
+
 def test_tasks_that_were_not_pretrained_on_learn_too(tmp_path, monkeypatch):
     args = arguments(tmp_path)
     args.tasks, args.videos = args.tasks * 2, [args.videos[0], shutil.copytree(args.videos[0], tmp_path / "others")]
@@ -91,7 +97,11 @@ def test_tasks_that_were_not_pretrained_on_learn_too(tmp_path, monkeypatch):
     variants = list(studies.multi_task(args, 0, tiny_arguments()))
     assert [name for name, _, _ in variants] == ["seen", "unseen"]
     assert all(model.num_timesteps == 20 for _, _, model in variants)
-    assert folders == [args.videos[:1], args.videos[:1], args.videos[1:]]  # the first pre-trains, and it alone
+    assert folders == [
+        args.videos[:1],
+        args.videos[1:],
+        args.videos[:1],
+    ]  # all are read first; the first pre-trains, and it alone
     assert len(pretrained) == 1
 
 

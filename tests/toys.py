@@ -150,6 +150,13 @@ def fake_videos(n_episodes: int = 3, n_frames: int = 8) -> list[np.ndarray]:
     return [np.stack([picture(a, t, i) for t, a in enumerate(actions[i])]) for i in range(n_episodes)]
 
 
+def darkening_video(n_frames: int, height: int, width: int) -> np.ndarray:
+    """(n_frames, height, width, 3): grey, each picture a little darker than the one before it."""
+    return (
+        np.linspace(200, 100, n_frames).astype(np.uint8)[:, None, None, None].repeat(height, 1).repeat(width, 2).repeat(3, 3)
+    )
+
+
 def tiny_arguments(**overrides: Any) -> dict[str, Any]:
     """Arguments of a tiny ``BCVLR``; what is in ``policy_kwargs`` is laid over the tiny networks."""
     policy_kwargs = {**TINY_NETWORKS, **overrides.pop("policy_kwargs", {})}

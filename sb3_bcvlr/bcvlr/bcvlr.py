@@ -1,5 +1,6 @@
 """BCV-LR: behavior cloning from videos via latent representations (Liu, Li, Zhao; NeurIPS 2025; arXiv 2512.21586)."""
 
+import inspect
 import math
 import time
 import warnings
@@ -54,9 +55,8 @@ COUNTS = (
     "imitation_steps",
     "dynamics_pad",
     "imitation_pad",
-    "n_neighbors",
 )
-OPTIONAL = ("n_history", "n_stack", "n_epochs", "n_neighbors", "rollout_steps")  # may be None
+OPTIONAL = ("n_history", "n_stack", "n_epochs", "rollout_steps")  # may be None
 WHOLE_NUMBERS = dict.fromkeys(POSITIVE, 1) | dict.fromkeys(COUNTS, 0) | {"gradient_steps": -1}  # and their minima
 SCHEDULES = ("learning_rate", "idm_learning_rate", "action_decoder_learning_rate", "world_model_learning_rate")
 NOT_NEGATIVE = (
@@ -70,6 +70,7 @@ NOT_NEGATIVE = (
     "max_grad_norm",
 )
 SHARES = {"policy_tau": "1 averages nothing", "tau": "1 copies"}
+SWITCHES: dict[str, tuple[bool | None, ...]] = {"compile": (True, False), "mixed_precision": (True, False, None)}
 
 
 class BCVLR(VideoImitationAlgorithm):
@@ -97,8 +98,8 @@ class BCVLR(VideoImitationAlgorithm):
         rollout to rollout (ours)
     :param action_decoder_learning_rate: of d, online
     :param world_model_learning_rate: of w, online; 0 leaves it as pre-trained
-    :param n_history: observations before o_t+1 that p sees; w sees them too, pi sees o_t alone. None: 2, and 1 where the
-        environment stacks frames
+    :param n_history: observations before o_t+1 that p sees; w sees them too, pi sees o_t alone. None: as a ``VideoDataset``
+        given is cut, else 2, and 1 where the environment stacks frames
     :param n_stack: frames in an observation. None: as a ``VideoDataset`` given is stacked, else frames of 3 channels, or of 1
         if 3 do not divide the observation's; stacks of 3, 6, ... grey frames have to be told
     :param buffer_size: environment steps that the replay buffer holds
@@ -286,8 +287,7 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
-        if self.n_neighbors is None:
-            self.n_neighbors = 16 if isinstance(getattr(self, "action_space", None), spaces.Discrete) else 0
+        self.n_neighbors = self.n_neighbors  # now that the actions are known, or what `load` was given
         super()._setup_model()
         if self.mixed_precision and lacks_bfloat16(self.device):
             warnings.warn("This GPU has no bfloat16: mixed_precision is set to False.", stacklevel=3)
@@ -305,11 +305,22 @@ class BCVLR(VideoImitationAlgorithm):
 
     @property
     def n_neighbors(self) -> int | None:
-        """How many latent actions of the videos the policy decodes; to be set at any time."""
+        """
+        How many latent actions of the videos the policy decodes; to be set at any time, None as in the constructor.
+
+        :raises ValueError: it is set to no whole number, or to more than are kept
+        """
         return self.__dict__["n_neighbors"]  # where SB3 saves it from, and loads it to
 
     @n_neighbors.setter
     def n_neighbors(self, value: int | None) -> None:
+        action_space = getattr(self, "action_space", None)
+        if value is None and action_space is not None:
+            value = 16 if isinstance(action_space, spaces.Discrete) else 0
+        if value is not None:
+            check_whole(0, n_neighbors=value)
+            if value > N_LATENTS_KEPT:
+                raise ValueError(f"n_neighbors is {value}, expected at most the {N_LATENTS_KEPT} that are kept.")
         self.__dict__["n_neighbors"] = value
         if "policy" in self.__dict__ and value is not None:
             self.policy.n_neighbors = value
@@ -366,10 +377,18 @@ class BCVLR(VideoImitationAlgorithm):
         :raises ValueError: a number is not what it can be, or a name is not known
         """
         self._check_numbers()
-        if (self.n_neighbors or 0) > N_LATENTS_KEPT:
-            raise ValueError(f"n_neighbors is {self.n_neighbors}, expected at most the {N_LATENTS_KEPT} that are kept.")
+        for name, choices in SWITCHES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {choices}.")
         if not isinstance(self.feature_loss_class, type):
             raise ValueError(f"feature_loss_class is {self.feature_loss_class!r}, expected a class such as InfoNCE.")
+        try:
+            inspect.signature(self.feature_loss_class).bind(None, None, literal=None, **self.feature_loss_kwargs)
+        except TypeError as error:
+            raise ValueError(
+                f"feature_loss_kwargs is {self.feature_loss_kwargs!r}, expected arguments of "
+                f"{self.feature_loss_class.__name__}: {error}"
+            ) from error
         quantized = ((self.policy_kwargs or {}).get("quantizer_kwargs") or {}).get("enabled", True)
         if quantized and 0 < self.pretrain_dynamics_steps <= self.quantizer_warmup_steps:
             raise ValueError(
@@ -388,9 +407,10 @@ class BCVLR(VideoImitationAlgorithm):
         interrupted, it goes on with the first of the three that was not finished.
 
         :param progress_bar: show one for each of them
-        :raises ValueError: the model has no videos
+        :raises ValueError: the model has no videos, or nothing moves in them
         """
         self._prepare_to_learn()
+        self._check_motion()
         self._start_log("pretrain")
         self.start_time = time.time_ns()
         self.policy.set_training_mode(True)

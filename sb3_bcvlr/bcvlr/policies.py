@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_bcvlr.common.checks import check_sizes, check_whole
 from sb3_bcvlr.common.networks import ActionDecoder, Encoder, InverseDynamicsModel, LatentPolicy, WorldModel
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer, perplexity
 
@@ -51,6 +52,7 @@ class BCVLRPolicy(BasePolicy):
         taken once, when f and when p are pre-trained
     :param frame_differences: p and w see the newest frame and the changes that led to it, instead of the frames
     :param literal: the authors' literal behaviours, see ``BCVLR``
+    :raises ValueError: a size is no whole number from 1 on
     """
 
     pretrained: th.Tensor
@@ -86,6 +88,14 @@ class BCVLRPolicy(BasePolicy):
         frame_differences: bool = True,
         literal: frozenset[str] = frozenset(),
     ):
+        check_sizes(
+            encoder_channels=encoder_channels,
+            encoder_strides=encoder_strides,
+            idm_channels=idm_channels,
+            action_decoder_dims=action_decoder_dims,
+        )
+        check_whole(idm_hidden_dim=idm_hidden_dim, world_model_channels=world_model_channels)
+        check_whole(0, encoder_residual_blocks=encoder_residual_blocks)
         self._sizes = {name: value for name, value in locals().items() if name not in ("self", "lr_schedule", "__class__")}
         super().__init__(observation_space, action_space, squash_output=True)  # continuous actions come as [-1, 1]
         self.n_history = n_history

@@ -1,6 +1,6 @@
 """What arguments can be. A mistake is told before anything is learned, with what was expected."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,26 @@ def check_whole(minimum: int = 1, **numbers: Any) -> None:
     :raises ValueError: one is no whole number, or too small
     """
     for name, value in numbers.items():
-        if not isinstance(value, int | np.integer) or value < minimum:
+        if not _is_whole(value) or value < minimum:
             raise ValueError(f"{name} is {value!r}, expected a whole number from {minimum} on.")
 
 
+def check_sizes(**sizes: Any) -> None:
+    """
+    :raises ValueError: one is no list of whole numbers from 1 on
+    """
+    for name, values in sizes.items():
+        if not isinstance(values, Sequence) or not all(_is_whole(value) and value >= 1 for value in values):
+            raise ValueError(f"{name} is {values!r}, expected whole numbers from 1 on, in a list.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def is_number(value: Any) -> bool:
-    """Neither a text such as YAML makes of 1e-3, nor NaN."""
-    return isinstance(value, int | float | np.number) and not np.isnan(value)
+    """Neither a text such as YAML makes of 1e-3, nor NaN, nor True."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and not np.isnan(value)
 
 
 def checked_names(argument: str, names: Collection[str], choices: Collection[str]) -> frozenset[str]:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_bcvlr.common import kernels
+from sb3_bcvlr.common.checks import check_sizes, check_whole
 from sb3_bcvlr.common.kernels import fill_up
 from sb3_bcvlr.common.vector_quantizer import VectorQuantizer
 
@@ -295,6 +296,8 @@ class LatentPolicy(nn.Module):
     """
 
     def __init__(self, feature_shape: Sequence[int], latent_dim: int, channels: Sequence[int], hidden_dim: int):
+        check_sizes(channels=channels)
+        check_whole(hidden_dim=hidden_dim)
         super().__init__()
         self.trunk = ImpalaCNN(feature_shape, channels, hidden_dim)
         self.head = nn.Linear(hidden_dim, latent_dim)

@@ -12,7 +12,7 @@ import re
 import time
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -524,7 +524,7 @@ def _find_all(videos: Any) -> Iterator[Video]:
         yield from find_videos(videos)
     elif isinstance(videos, np.ndarray):
         yield videos
-    elif isinstance(videos, Iterable) and not isinstance(videos, th.Tensor | bytes):
+    elif isinstance(videos, Iterable) and not isinstance(videos, th.Tensor | bytes | Mapping):
         for video in videos:
             yield from _find_all(video)
     else:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
+from gymnasium import Env, spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import GrayscaleObservation
 from stable_baselines3.common.base_class import maybe_make_env
@@ -30,6 +30,7 @@ from sb3_bcvlr.common.files import written_beside
 from sb3_bcvlr.common.video_dataset import VideoDataset
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
+N_LOOKED_AT = 256  # windows, for something that moves
 LARGE_BLOCK = 2**30  # bytes; a batch's activations are smaller
 
 SelfVideoImitation = TypeVar("SelfVideoImitation", bound="VideoImitationAlgorithm")
@@ -68,6 +69,10 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         literal: Collection[str],
         **kwargs: Any,
     ):
+        if isinstance(env, type) and issubclass(env, Env):
+            raise ValueError(
+                f"The environment is the class {env.__name__}, expected one that is made of it: {env.__name__}()."
+            )
         if isinstance(env, type) or (isinstance(env, str) and env in self.policy_aliases):
             raise ValueError(
                 f"The first argument is the policy {env!r}, expected the environment: "
@@ -254,6 +259,18 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         (self.videos,) = self.videos.spawn(1)
         self._own_videos = self.videos
 
+    def _check_motion(self) -> None:
+        """
+        :raises ValueError: in none of many windows of the videos anything changes
+        """
+        spread = np.linspace(0, len(self.videos) - 1, N_LOOKED_AT).astype(np.int64)
+        frames = self.videos.windows(spread).frames
+        if (frames == frames[:, :1]).all():
+            raise ValueError(
+                "Nothing moves in the videos: every picture is like the one before it. Look at one of them: a screen that was "
+                "not there records black."
+            )
+
     def _check_grey(self) -> None:
         """Warn of an environment whose grey is not that of the videos, which are made grey here."""
         if self.env is not None and any(self.env.env_is_wrapped(GrayscaleObservation)):
@@ -376,17 +393,21 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
 
         :raises ValueError: an argument is neither SB3's nor one of the constructor's, or the saved networks do not fit
         """
-        unknown = sorted(kwargs.keys() - inspect.signature(cls).parameters.keys())
+        unknown = sorted(kwargs.keys() - (inspect.signature(cls).parameters.keys() - {"policy"}))  # whose class is saved
         if unknown:
-            raise ValueError(f"load was given {unknown}, expected arguments of {cls.__name__} or of SB3's load.")
+            raise ValueError(
+                f"load was given {unknown}, expected arguments of {cls.__name__} other than the policy, or of SB3's load."
+            )
+        if "stats_window_size" in kwargs:
+            kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")  # as SB3 keeps it
         try:
             return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
                 raise
             raise ValueError(
-                f"{path} holds other networks than these arguments make: n_history, n_stack and policy_kwargs have to be "
-                f"those that it was saved with. {error}"
+                f"{path} holds other networks than these arguments make: n_history and policy_kwargs have to be those that "
+                f"it was saved with. {error}"
             ) from error
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from sb3_bcvlr.common.files import written_beside
 
-VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".gif")
+VIDEO_ENDINGS = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".gif")
 ARRAY_ENDINGS = (".npy", ".npz")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 WRITABLE_ENDINGS = (".mp4", ".mkv", ".mov")
@@ -104,8 +104,11 @@ def _check(shape: tuple[int, ...], dtype: np.dtype) -> None:
     if dtype != np.uint8:
         raise ValueError(f"frames are {dtype}, expected uint8 from 0 to 255")
     if len(shape) != 4 or not 1 <= shape[-1] <= 4 or 0 in shape[1:]:
-        cure = "; if channels come first, pass `frames.transpose(0, 2, 3, 1)`" if len(shape) == 4 else ""
-        raise ValueError(f"frames have shape {shape}, expected (T, H, W, C) with 1 to 4 channels{cure}")
+        cures = {
+            4: "; if channels come first, pass `frames.transpose(0, 2, 3, 1)`",
+            5: "; if these are several episodes, pass `list(frames)`",
+        }
+        raise ValueError(f"frames have shape {shape}, expected (T, H, W, C) with 1 to 4 channels{cures.get(len(shape), '')}")
 
 
 def iterate_frames(video: PathLike | np.ndarray, name: str | None = None) -> Iterator[np.ndarray]:

@@ -16,7 +16,19 @@ from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
-from toys import SIZE, ActionPictureEnv, DotEnv, equal, fake_videos, moved, picture, snapshot, tiny_arguments, tiny_model
+from toys import (
+    SIZE,
+    ActionPictureEnv,
+    DotEnv,
+    darkening_video,
+    equal,
+    fake_videos,
+    moved,
+    picture,
+    snapshot,
+    tiny_arguments,
+    tiny_model,
+)
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.bcvlr import BCVLRPolicy, bcvlr
@@ -288,6 +300,27 @@ def test_the_neighbors_are_what_pi_clones(monkeypatch):
 def test_more_neighbors_than_are_kept_are_refused():
     with pytest.raises(ValueError, match="n_neighbors is 5000, expected at most the 4096 that are kept"):
         tiny_model(n_neighbors=5000)
+
+
+@pytest.mark.parametrize("value", [5000, -3, 2.5, "a", True])
+def test_neighbors_that_are_no_number_of_those_kept_are_refused_later_too(value):
+    model = tiny_model(n_neighbors=4)
+    with pytest.raises(ValueError, match=f"n_neighbors is {value!r}, expected"):
+        model.n_neighbors = value
+    assert model.n_neighbors == model.policy.n_neighbors == 4
+
+
+def test_no_number_of_neighbors_is_the_default_later_too():
+    model = tiny_model(n_neighbors=4)
+    model.n_neighbors = None
+    assert model.n_neighbors == model.policy.n_neighbors == 16
+
+
+@pytest.mark.parametrize("switch", [{"compile": "no"}, {"compile": None}, {"mixed_precision": "no"}], ids=str)
+def test_a_switch_that_is_neither_on_nor_off_is_refused(switch):
+    [(name, value)] = switch.items()
+    with pytest.raises(ValueError, match=f"{name} is {value!r}, expected one of"):
+        tiny_model(**switch)
 
 
 @pytest.mark.parametrize("policy_tau", [0, 1.5])
@@ -751,7 +784,7 @@ def test_stacked_frames_learn():
 
 def test_checking_the_stacks_does_not_use_up_the_seed():
     def model():
-        return tiny_model(stack_frames(gym.make("sb3_bcvlr/Foraging-v0"), 2), np.zeros((9, 32, 32, 3), np.uint8))
+        return tiny_model(stack_frames(gym.make("sb3_bcvlr/Foraging-v0"), 2), darkening_video(9, 32, 32))
 
     whole, apart = model().learn(20), model().pretrain().learn(20)
     assert (whole.replay_buffer.frames == apart.replay_buffer.frames).all()
@@ -772,7 +805,19 @@ def test_histories_of_any_length_learn(n_history):
 
 
 def test_pictures_that_are_no_squares_learn():
-    assert all_finite(tiny_model(PlainEnv((12, 18, 3)), np.zeros((9, 12, 18, 3), np.uint8) + 7).learn(20))
+    assert all_finite(tiny_model(PlainEnv((12, 18, 3)), darkening_video(9, 12, 18)).learn(20))
+
+
+@pytest.mark.parametrize("n_stack", [1, 2])
+def test_videos_in_which_nothing_moves_are_refused(n_stack):
+    env = stack_frames(ActionPictureEnv(), n_stack) if n_stack > 1 else ActionPictureEnv()
+    model = tiny_model(env, [np.zeros((9, SIZE, SIZE, 3), np.uint8), np.full((9, SIZE, SIZE, 3), 7, np.uint8)])
+    with pytest.raises(ValueError, match=r"Nothing moves in the videos"):
+        model.learn(20)
+
+
+def test_still_videos_beside_others_are_learned_from():
+    assert all_finite(tiny_model(videos=[np.zeros((9, SIZE, SIZE, 3), np.uint8), *fake_videos()]).learn(20))
 
 
 def test_without_standardization_and_differences_it_learns():
@@ -1013,6 +1058,11 @@ def test_mistakes_of_learn_do_not_cost_a_pretraining(mistake):
     assert not model.pretrained
 
 
+def test_a_class_of_environments_is_told_from_a_policy():
+    with pytest.raises(ValueError, match=r"The environment is the class ActionPictureEnv, expected .*: ActionPictureEnv\(\)"):
+        tiny_model(ActionPictureEnv)
+
+
 def test_videos_in_the_place_of_the_environment_are_told():
     with pytest.raises(ValueError, match=r"The first argument is a list, expected the environment: `BCVLR\(env, videos\)`"):
         BCVLR(fake_videos(), ActionPictureEnv())
@@ -1125,6 +1175,11 @@ def test_numbers_that_are_too_small_are_refused(name, value):
 def test_numbers_that_are_not_whole_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} is 8.0, expected a whole number"):
         tiny_model(**{name: 8.0})
+
+
+def test_arguments_that_the_feature_loss_does_not_have_are_refused():
+    with pytest.raises(ValueError, match=r"feature_loss_kwargs is .*expected arguments of InfoNCE.*projection"):
+        tiny_model(feature_loss_kwargs={"projection": 3})
 
 
 def test_the_name_of_a_feature_loss_is_refused():

@@ -1,6 +1,7 @@
 """What the losses and statistics of ``BCVLRPolicy`` are; when they are used is tested in test_bcvlr_run.py."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -29,6 +30,15 @@ def with_video_latents(policy: BCVLRPolicy) -> BCVLRPolicy:
     latent_actions = policy.imitate(random_frames(50), policy.latent_policy_average)
     policy.keep_video_latents(th.cat((latent_actions, latent_actions[:3] + 100)))
     return policy
+
+
+@pytest.mark.parametrize(
+    "size", [{"encoder_channels": 8}, {"encoder_strides": [0]}, {"action_decoder_dims": 8}, {"idm_hidden_dim": -1}], ids=str
+)
+def test_sizes_of_networks_that_are_none_are_refused(size):
+    [(name, value)] = size.items()
+    with pytest.raises(ValueError, match=rf"{name} is {re.escape(repr(value))}, expected"):
+        make_policy(**size)
 
 
 @pytest.mark.parametrize("n_neighbors", [1, 16])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -351,13 +352,19 @@ def test_stacks_of_grey_frames_are_known_on_loading(tmp_path):
     loaded.learn(10)
 
 
-def test_load_refuses_arguments_that_it_does_not_know(path):
-    with pytest.raises(ValueError, match=r"load was given \['lerning_rate'\]"):
-        BCVLR.load(path, lerning_rate=3)
+@pytest.mark.parametrize("argument", [{"lerning_rate": 3}, {"policy": "CnnPolicy"}], ids=str)
+def test_load_refuses_arguments_that_it_would_not_follow(path, argument):
+    with pytest.raises(ValueError, match=rf"load was given {re.escape(str([*argument]))}"):
+        BCVLR.load(path, **argument)
+
+
+def test_returns_are_averaged_over_as_many_episodes_as_load_is_told(path):
+    model = BCVLR.load(path, env=ActionPictureEnv(), videos=fake_videos(), stats_window_size=5)
+    assert model.learn(10).ep_info_buffer.maxlen == 5
 
 
 def test_load_refuses_another_history_than_the_saved_networks_have(path):
-    with pytest.raises(ValueError, match=r"n_history, n_stack and policy_kwargs have to be those that it was"):
+    with pytest.raises(ValueError, match=r"n_history and policy_kwargs have to be those that it was"):
         BCVLR.load(path, env=ActionPictureEnv(), n_history=1)
 
 

@@ -388,7 +388,7 @@ def test_nothing_left_is_an_error(broken_videos):
         VideoDataset(iter([]))
 
 
-@pytest.mark.parametrize("videos", [None, 3, b"a.mp4", th.zeros(2, 4, 4, 3), {1: 2}])
+@pytest.mark.parametrize("videos", [None, 3, b"a.mp4", th.zeros(2, 4, 4, 3), {1: 2}, {"a": np.zeros((2, 4, 4, 3), np.uint8)}])
 def test_other_types_are_refused_with_what_is_accepted(videos):
     with pytest.raises(ValueError, match=r"accepted are uint8 arrays \(T, H, W, C\), files ending in .mp4"):
         VideoDataset(videos)

@@ -243,7 +243,7 @@ def test_a_folder_of_images_and_videos_is_ambiguous(tmp_path):
 def test_where_nothing_is_found_the_error_lists_what_is_accepted(tmp_path, name, reason):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.csv").touch()
-    with pytest.raises(ValueError, match=rf"(?s){reason}.*\.mp4 \.mkv \.webm \.avi \.mov \.gif \.npy \.npz.*\.png"):
+    with pytest.raises(ValueError, match=rf"(?s){reason}.*\.mp4 \.m4v \.mkv \.webm \.avi \.mov \.gif \.npy \.npz.*\.png"):
         find_videos(tmp_path / name)
 
 
@@ -256,6 +256,7 @@ def test_where_nothing_is_found_the_error_lists_what_is_accepted(tmp_path, name,
         (np.array(3, dtype=np.uint8), r"shape \(\)"),
         (filled(), "no frames"),
         (np.zeros((2, 0, 4, 3), np.uint8), r"shape \(2, 0, 4, 3\)"),
+        (np.zeros((2, 9, 4, 4, 3), np.uint8), r"several episodes, pass `list\(frames\)`"),
         (np.array([None, 1]), "object, expected uint8"),
     ],
 )
@@ -271,6 +272,7 @@ def test_arrays_that_are_no_video_are_refused(tmp_path, frames, reason):
     [
         ("v.mp4", "libx264rgb", "rgb24"),
         ("v.mkv", "libx264", "yuv420p"),
+        ("v.m4v", "libx264", "yuv420p"),
         ("v.webm", "libvpx-vp9", "yuv420p"),
         ("v.avi", "ffv1", "bgr0"),
         ("v.gif", "gif", "rgb8"),
