@@ -214,3 +214,16 @@ def test_the_published_networks_see_frames_as_they_are_and_predict_them_whole(su
 @pytest.mark.parametrize(("name", "value"), [("dynamics_pad", 4), ("random_action_steps", 4), ("rollout_steps", 400)])
 def test_numbers_of_the_published_figures_on_metaworld(name, value):
     assert hyperparams.get("bcvlr", "metaworld_small")[name] == value
+
+
+@pytest.mark.parametrize(
+    ("suite", "name", "value"),
+    [
+        ("foraging", "idm_learning_rate", 2e-5),
+        ("foraging", "n_neighbors", 0),
+        ("dmcontrol_small", "learning_starts", 999),
+        ("dmcontrol_small", "imitation_steps", 320),
+    ],
+)
+def test_numbers_of_the_published_figures_elsewhere(suite, name, value):
+    assert hyperparams.get("bcvlr", suite)[name] == value

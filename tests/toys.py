@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.logger import KVWriter
 
 from sb3_bcvlr import BCVLR
 
@@ -148,6 +149,22 @@ def fake_videos(n_episodes: int = 3, n_frames: int = 8) -> list[np.ndarray]:
     actions = np.random.default_rng(0).integers(N_ACTIONS, size=(n_episodes, n_frames))
     actions[:, 0] = -1
     return [np.stack([picture(a, t, i) for t, a in enumerate(actions[i])]) for i in range(n_episodes)]
+
+
+class Memory(KVWriter):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        self.lines: list[tuple[int, dict[str, Any]]] = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.lines.append((step, dict(key_values)))
+
+    def close(self):
+        pass
+
+    def values(self, key: str) -> list[Any]:
+        return [values[key] for _, values in self.lines if key in values]
 
 
 def darkening_video(n_frames: int, height: int, width: int) -> np.ndarray:

@@ -359,7 +359,7 @@ class _StoreWriter:
         if not _goes_on(self._unfinished, video):
             self._end_episode()
         self._unfinished = None
-        state = self.file.tell(), self.frame_shape, len(self.episode_lengths), self._n_stored
+        state = self.file.tell(), self.frame_shape, len(self.episode_lengths), self._n_stored, self.squashed
         try:
             dones = read_dones(video) if isinstance(video, Path) else None
             if dones is None:
@@ -371,7 +371,7 @@ class _StoreWriter:
             if self.on_error == "raise":
                 raise
             self.skipped.append(str(error))
-            position, self.frame_shape, n_episodes, self._n_stored = state
+            position, self.frame_shape, n_episodes, self._n_stored, self.squashed = state
             self.file.seek(position)
             self.file.truncate()
             del self.episode_lengths[n_episodes:]

@@ -4,6 +4,7 @@ import csv
 import inspect
 import math
 import re
+import time
 import warnings
 
 import gymnasium as gym
@@ -12,14 +13,16 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, ReshapeObservation
-from stable_baselines3.common.logger import KVWriter, Logger, configure
+from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 from toys import (
     SIZE,
+    TINY_NETWORKS,
     ActionPictureEnv,
     DotEnv,
+    Memory,
     darkening_video,
     equal,
     fake_videos,
@@ -295,6 +298,18 @@ def test_the_neighbors_are_what_pi_clones(monkeypatch):
     assert {*map(tuple, kept.tolist())} == {*map(tuple, model.policy.standardized(labels[-1]).tolist())}
     before = kept.clone()
     assert not th.equal(before, model.learn(20).policy.video_latents)
+
+
+def test_as_many_neighbors_as_are_kept_may_be_asked():
+    assert tiny_model(n_neighbors=4096).n_neighbors == 4096
+
+
+def test_other_neighbors_are_acted_by_in_rollouts_too():
+    model = tiny_model().learn(10)
+    _, before = model._graphed_steps["decode"]
+    model.n_neighbors = 3
+    _, after = model.learn(10)._graphed_steps["decode"]
+    assert after is not before
 
 
 def test_more_neighbors_than_are_kept_are_refused():
@@ -883,20 +898,6 @@ PRETRAIN_KEYS = {
 TRAIN_KEYS = {
     f"train/{name}" for name in "n_updates learning_rate action_loss action_accuracy dynamics_loss imitation_loss".split()
 }
-
-
-class Memory(KVWriter):
-    def __init__(self):
-        self.lines = []
-
-    def write(self, key_values, key_excluded, step=0):
-        self.lines.append((step, dict(key_values)))
-
-    def close(self):
-        pass
-
-    def values(self, key):
-        return [values[key] for _, values in self.lines if key in values]
 
 
 @pytest.fixture
@@ -1572,3 +1573,74 @@ def test_rounds_that_are_replayed_learn_what_others_learn(monkeypatch):
         return snapshot(model.align(episodes, gradient_steps=24, imitation_steps=24, n_rounds=4))
 
     th.testing.assert_close(learned(3), learned(10**9), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 3.0])
+def test_the_commitment_weighs_as_it_is_told(coefficient):
+    model = tiny_model(commitment_coef=coefficient).pretrain()
+    model.policy.set_training_mode(False)
+    frames = model.videos.sample(5).frames
+    _, expected = model.policy.latent_dynamics(frames, coefficient)
+    _, loss = model._latent_dynamics(frames)
+    assert loss.item() == pytest.approx(expected.item())
+
+
+def test_a_quantizer_that_is_left_out_follows_nothing_offline():
+    quantizer_kwargs, followed = {**TINY_NETWORKS["quantizer_kwargs"], "enabled": False}, []
+    model = tiny_model(policy_kwargs={"quantizer_kwargs": quantizer_kwargs})
+    model.policy.idm.quantizer._follow = lambda *args: followed.append(args)
+    model.pretrain()
+    assert not followed
+
+
+def test_a_second_pretraining_trains_the_world_model_too():
+    model = tiny_model().learn(20)
+    before = [parameter.clone() for parameter in model.policy.world_model.parameters()]
+    after = model.pretrain().policy.world_model.parameters()
+    assert not any(th.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_pi_online_has_an_optimizer_of_its_own_where_rates_are_equal():
+    assert tiny_model(learning_rate=1e-3, imitation_learning_rate=1e-3).learn(10).latent_policy_optimizer.state
+
+
+def test_the_loss_and_the_score_of_actions_are_logged():
+    model, memory = pretrained(), Memory()
+    model.set_logger(Logger(None, [memory]))
+    model.policy.action_loss = lambda z, _: (model.policy.action_decoder(z).sum() * 0 + 7, th.tensor(0.25))
+    model.learn(10)
+    assert set(memory.values("train/action_loss")) == {7} and set(memory.values("train/action_accuracy")) == {0.25}
+
+
+def test_the_loss_of_the_dynamics_is_logged(monkeypatch):
+    model, memory = pretrained(), Memory()
+    model.set_logger(Logger(None, [memory]))
+    latent_dynamics = model.policy.latent_dynamics
+
+    def of_seven(frames, coefficient):
+        latent_actions, loss = latent_dynamics(frames, coefficient)
+        return latent_actions, loss * 0 + 7
+
+    monkeypatch.setattr(model.policy, "latent_dynamics", of_seven)
+    model.learn(10)
+    assert set(memory.values("train/dynamics_loss")) == {7}
+
+
+def test_diagnostics_are_logged_as_they_are(log_every_step, monkeypatch):
+    model, memory = tiny_model(), Memory()
+    model.set_logger(Logger(None, [memory]))
+    monkeypatch.setattr(model.policy, "dynamics_diagnostics", lambda frames: {"world_model_error": 0.5})
+    model.pretrain()
+    assert set(memory.values("pretrain/world_model_error")) == {0.5}
+
+
+def test_the_time_of_the_online_stage_begins_after_the_pretraining(monkeypatch):
+    model, ends = tiny_model(), []
+    pretrain = model.pretrain
+    monkeypatch.setattr(model, "pretrain", lambda **kwargs: (pretrain(**kwargs), ends.append(time.time_ns())))
+    assert model.learn(10).start_time >= ends[0]
+
+
+def test_without_a_seed_the_videos_keep_theirs():
+    first, second = (tiny_model(videos=VideoDataset(fake_videos(), seed=5), seed=None).videos for _ in range(2))
+    assert (first.sample_indices(9) == second.sample_indices(9)).all()

@@ -7,7 +7,8 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformAction
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from toys import DotEnv, dot_videos, equal, moved, snapshot, tiny_model
+from stable_baselines3.common.logger import Logger
+from toys import DotEnv, Memory, dot_videos, equal, moved, snapshot, tiny_model
 
 from sb3_bcvlr import BCVLR
 from sb3_bcvlr.common.contrastive import InfoNCE, PrototypeLoss
@@ -401,3 +402,41 @@ def test_a_world_model_that_learns_online_follows_its_statistics():
     before = snapshot(model)
     after = snapshot(model.learn(20))
     assert not any(th.equal(after[name], before[name]) for name in before if name.endswith("running_mean"))
+
+
+def labelled() -> list[tuple[np.ndarray, np.ndarray]]:
+    return list(zip(VIDEOS, ACTIONS, strict=True))
+
+
+def test_the_rates_of_an_alignment_go_from_their_start_to_their_end(monkeypatch):
+    model, rates = dot_model(learning_rate=lambda remaining: 0.1 * remaining).pretrain(), []
+    imitate = model._imitate_videos
+    monkeypatch.setattr(
+        model, "_imitate_videos", lambda n, optimizer: rates.append(optimizer.param_groups[0]["lr"]) or imitate(n, optimizer)
+    )
+    model.align(labelled(), 3, 3, n_rounds=3)
+    assert rates == pytest.approx([0.1, 0.05, 0])
+
+
+def test_each_round_of_an_alignment_is_logged():
+    model, memory = dot_model().pretrain(), Memory()
+    model.set_logger(Logger(None, [memory]))
+    model.align(labelled(), 3, 3, n_rounds=3)
+    assert [step for step, values in memory.lines if "train/action_loss" in values] == [1, 2, 3]
+
+
+def test_an_alignment_has_a_log_of_its_own(tmp_path):
+    dot_model(tensorboard_log=str(tmp_path)).pretrain().align(labelled(), 1, 1, 1)
+    assert {folder.name for folder in tmp_path.iterdir()} == {"BCVLR_pretrain_1", "BCVLR_align_1"}
+
+
+def test_an_alignment_learns_from_batches_of_the_online_stage():
+    model, sizes = dot_model(batch_size=8, dynamics_batch_size=6).pretrain(), []
+    model.policy.action_decoder.register_forward_hook(lambda _, __, output: sizes.append(len(output)))
+    model.align(labelled(), 2, 2, 1)
+    assert set(sizes) == {8}
+
+
+def test_an_alignment_draws_as_the_seed_says():
+    draws = [dot_model(seed=seed)._store(labelled())._rng.integers(2**31) for seed in (3, 3, 4)]
+    assert draws[0] == draws[1] != draws[2]

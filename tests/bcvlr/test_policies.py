@@ -53,6 +53,25 @@ def test_what_the_expert_did_mean_near_pis_latent_action_is_decoded(n_neighbors)
         th.testing.assert_close(logits.softmax(0), expected)
 
 
+def test_the_policy_is_the_mean_of_what_disagreeing_neighbors_mean():
+    policy = make_policy(n_neighbors=2)
+    policy.keep_video_latents(th.tensor([[9.0, 0, 0, 0], [0, 9.0, 0, 0]]))
+    policy.action_decoder = th.nn.Linear(4, 3, bias=False)
+    policy.action_decoder.weight.data = th.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0], [0.9, 1.9, 0, 0]])
+    expected = policy.action_decoder(policy.video_latents[:2]).softmax(1).mean(0)
+    th.testing.assert_close(policy.decode(random_frames(1))[0].softmax(0), expected)
+
+
+def test_far_latent_actions_are_neighbors_before_a_near_one_is_twice():
+    policy = make_policy(n_neighbors=16)
+    latent_actions = 30 * th.randn(20, 4)
+    policy.keep_video_latents(latent_actions)
+    pictures = random_frames(1)
+    distances = (latent_actions - policy.imitate(pictures, policy.latent_policy_average)).square().sum(1)
+    expected = policy.action_decoder(latent_actions[distances.argsort()[:16]]).softmax(1).mean(0)
+    th.testing.assert_close(policy.decode(pictures)[0].softmax(0), expected)
+
+
 def test_continuous_actions_of_neighbors_are_averaged():
     space = spaces.Box(-1, 1, (2,))
     policy = with_video_latents(BCVLRPolicy(SPACE, space, **{**TINY_NETWORKS, "n_neighbors": 5}))
@@ -429,3 +448,35 @@ def test_a_change_that_is_always_the_same_counts_as_a_change():
     features = policy.encode(frames)
     changes = (features[:, 1:] - features[:, :-1]) / policy.change_std
     th.testing.assert_close(changes.square().mean((0, 1, 3, 4)), th.ones(4), atol=1e-3, rtol=0)
+
+
+UNITS = th.tensor([1.0, 2.0, 4.0, 8.0]).view(4, 1, 1)  # a usual change of each channel
+
+
+def policy_of_units(**kwargs) -> BCVLRPolicy:
+    policy = make_policy(**kwargs)
+    policy.change_std.copy_(UNITS)
+    return policy
+
+
+def test_changes_are_seen_in_the_units_of_their_channel():
+    features = th.tensor([1.0, 3.0, 7.0]).view(1, 3, 1, 1, 1).expand(1, 3, 4, 1, 1)
+    assert policy_of_units()._differences(features)[0, 0].flatten().tolist() == [2, 1, 0.5, 0.25]
+
+
+def test_errors_of_the_world_model_count_in_the_units_of_their_channel():
+    policy, past = policy_of_units(residual_world_model=False), th.zeros(2, 2, 4, 8, 8)
+    policy.world_model = Constant(UNITS.expand(2, 4, 8, 8))
+    assert policy.prediction_loss(past, th.zeros(2, 4), past[:, -1]).item() == pytest.approx(1)
+
+
+def test_the_world_model_predicts_changes_in_the_units_of_their_channel():
+    policy, past = policy_of_units(residual_world_model=True), th.randn(2, 2, 4, 8, 8)
+    policy.world_model = Constant(th.ones(2, 4, 8, 8))
+    th.testing.assert_close(policy.predict_features(past, th.randn(2, 4)), past[:, -1] + UNITS)
+
+
+def test_copying_is_judged_in_the_same_units():
+    policy = policy_of_units(residual_world_model=True)
+    policy.world_model = Constant(th.zeros(6, 4, 8, 8))  # which copies
+    assert policy.dynamics_diagnostics(random_frames(6, 3))["error_to_copying"] == pytest.approx(1)

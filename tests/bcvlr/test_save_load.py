@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import (
+    TINY_NETWORKS,
     ActionPictureEnv,
     DotEnv,
     dot_videos,
@@ -409,3 +410,25 @@ def test_a_replay_buffer_of_stacks_is_refused_where_frames_are_colored(tmp_path)
     tiny_model(env, n_stack=3, n_history=1).learn(10).save_replay_buffer(tmp_path / "replay.pkl")
     with pytest.raises(ValueError, match="replay buffer with n_stack=3, the model expects n_stack=1"):
         tiny_model(n_history=1).load_replay_buffer(tmp_path / "replay.pkl")
+
+
+def test_dots_in_names_are_kept(model, tmp_path):
+    for name in ("rate1.5", "rate1.7"):
+        model.save(tmp_path / name)
+    assert {file.name for file in tmp_path.iterdir()} == {"rate1.5", "rate1.7"}
+
+
+def test_an_error_that_is_not_of_the_networks_is_told_as_it_is(path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(BCVLR, "set_parameters", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        BCVLR.load(path, device="cpu")
+
+
+def test_a_quantizer_that_is_left_out_stays_out_with_other_parameters():
+    quantizer_kwargs = {**TINY_NETWORKS["quantizer_kwargs"], "enabled": False}
+    first, second = (tiny_model(policy_kwargs={"quantizer_kwargs": quantizer_kwargs}) for _ in range(2))
+    second.set_parameters(first.pretrain().get_parameters())
+    assert second.policy.idm.quantizer.bypass

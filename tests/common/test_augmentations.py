@@ -95,3 +95,10 @@ def test_the_resampled_shift_repeats_the_border():
     th.manual_seed(0)
     inner = resampled_shift(th.ones(20, 1, 8, 8), 2)[..., 1:-1, 1:-1]
     th.testing.assert_close(inner, th.ones_like(inner))
+
+
+def test_resampled_shifts_of_a_picture_that_is_no_square_move_it_by_whole_steps():
+    th.manual_seed(0)
+    shifted = resampled_shift(th.arange(30.0).expand(64, 1, 6, 30), 3)  # each pixel says its column
+    columns = shifted[:, 0, 3, 10].mul(1e3).round().div(1e3).unique()
+    assert len(columns) > 1 and (columns.diff() - 1).abs().max() < 0.05

@@ -259,3 +259,19 @@ def test_sinkhorn_takes_the_steps_asked_for():
     for feature_loss.n_sinkhorn_steps in (0, 3):
         losses.append(feature_loss(frames).item())
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("loss_class", [InfoNCE, PrototypeLoss])
+def test_the_targets_come_of_the_momentum_copies(loss_class):
+    th.manual_seed(0)
+    sizes = {**SMALL, "pad": 0, **({"n_prototypes": 6} if loss_class is PrototypeLoss else {})}
+    feature_loss, frames = loss_class(Encoder(SHAPE, [4], (2,), 0), SHAPE, **sizes), th.rand(5, 3, *SHAPE) - 0.5
+    before = feature_loss(frames).item()
+    for parameter in feature_loss.target.parameters():
+        parameter.data.normal_()
+    assert feature_loss(frames).item() != pytest.approx(before, rel=1e-3)
+
+
+def test_large_scores_are_shared_out_as_their_differences_say():
+    large, small = th.tensor([[300.0, 299.0], [299.0, 299.0]]), th.tensor([[1.0, 0.0], [0.0, 0.0]])
+    th.testing.assert_close(sinkhorn(large, 1), sinkhorn(small, 1))

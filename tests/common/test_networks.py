@@ -320,3 +320,26 @@ def test_the_world_model_is_linear_where_it_ends_after_a_relu():
 
 def test_all_of_the_world_model_learns():
     assert all(parameter.requires_grad for parameter in WorldModel((2, 8, 8), 1, 3, 4).parameters())
+
+
+def test_the_convolutions_of_the_encoder_have_a_relu_between_them():
+    assert [type(layer).__name__ for layer in Encoder((3, 8, 8), [4, 4], (2, 1)).net] == ["Conv2d", "ReLU", "Conv2d"]
+
+
+def test_each_part_of_the_world_model_has_a_say():
+    world_model = WorldModel((2, 8, 8), 1, 3, 4)
+    world_model(th.randn(4, 1, 2, 8, 8), th.randn(4, 3)).square().sum().backward()
+    assert [name for name, parameter in world_model.named_parameters() if parameter.grad is None] == []
+
+
+def test_maps_on_the_world_models_way_up_are_not_negative():
+    world_model, met = WorldModel((2, 8, 8), 1, 3, 4), []
+    world_model.output[0].register_forward_pre_hook(lambda _, inputs: met.extend(inputs))
+    world_model(th.randn(4, 1, 2, 8, 8), th.randn(4, 3))
+    assert (met[0][:, :4] >= 0).all() and (met[0][:, :4] > 0).any()
+
+
+def test_pis_latent_action_has_no_bounds():
+    latent_policy = LatentPolicy((4, 8, 8), 6, (4,), 8)
+    latent_policy.head.bias.data.fill_(5.0)
+    assert (latent_policy(th.randn(2, 4, 8, 8)) > 1).all()

@@ -625,10 +625,11 @@ def test_batches_are_the_same_on_a_gpu(monkeypatch, fits):
 
 def test_a_build_that_has_not_written_for_an_hour_is_no_leftover(cache_dir):
     cache_dir.mkdir(parents=True)
-    (cache_dir / "running.tmp").touch()
-    os.utime(cache_dir / "running.tmp", (time.time() - 3600,) * 2)
+    running = cache_dir / f"{'a' * 32}.tmp"
+    running.touch()
+    os.utime(running, (time.time() - 3600,) * 2)
     VideoDataset(filled(0, 1))
-    assert (cache_dir / "running.tmp").exists()
+    assert running.exists()
 
 
 def test_a_chunk_never_goes_on_in_one_of_another_name(tmp_path):
@@ -737,3 +738,25 @@ def test_a_store_of_another_format_is_built_again(cache_dir):
     store.write_bytes(whole[:-1] + b"0")
     assert all_windows(VideoDataset(filled(0, 1))) == [[0, 0, 1]]
     assert store.read_bytes() == whole
+
+
+def test_a_video_that_is_skipped_is_not_said_to_be_squashed():
+    wide, good, high = (np.zeros(shape, np.uint8) for shape in ((1, 8, 32, 3), (4, 16, 16, 3), (4, 32, 8, 3)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        VideoDataset([wide, good, high], image_size=16, on_error="skip")
+    (message,) = (str(warning.message) for warning in caught if "squashed" in str(warning.message))
+    assert "array 2, 8x32 pixels" in message
+
+
+def test_a_part_that_was_held_out_is_split_where_it_stands():
+    dataset = VideoDataset([filled(0, 1), filled(10, 11, 12), filled(20, 21), filled(30, 31)], n_history=1)
+    _, held_out = dataset.split(0.5)
+    assert [all_windows(part) for part in held_out.split(0.5)] == [[[20, 21]], [[30, 31]]]
+
+
+@pytest.mark.parametrize("n_flags", [2, 4])
+def test_a_chunk_has_a_flag_for_each_frame(tmp_path, n_flags):
+    write_chunk(tmp_path / "d" / "0.npz", filled(0, 1, 2), *[0] * (n_flags - 1), 1)
+    with pytest.raises(ValueError, match=rf"0.npz holds 3 frames in `obs` but {n_flags} flags"):
+        VideoDataset(tmp_path / "d")

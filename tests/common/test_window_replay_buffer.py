@@ -1,9 +1,11 @@
 """Frames are filled with their own number, so that windows can be read as numbers."""
 
+import pickle
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -372,3 +374,10 @@ def test_after_a_reset_the_first_stack_is_checked_again():
     first = np.concatenate((frame(0), frame(0), frame(7)), axis=1)
     with pytest.raises(ValueError, match="stacks of 3 frames"):
         buffer.add(first, first, np.array([0]), np.zeros(1), np.array([True]), [{}])
+
+
+def test_a_pickled_buffer_leaves_its_copy_on_a_gpu_behind():
+    buffer = tiny_model().learn(10).replay_buffer
+    buffer._resident, buffer._n_fresh = th.zeros(1), 0
+    copy = pickle.loads(pickle.dumps(buffer))
+    assert copy._resident is None and copy._n_fresh == copy.buffer_size

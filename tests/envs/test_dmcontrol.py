@@ -337,3 +337,21 @@ def test_pictures_may_be_larger_than_the_models_own_buffer():
 def test_a_number_that_no_camera_has_is_told_the_right_ones():
     with pytest.raises(ValueError, match="no camera 7; choose a number below 2"):
         dmcontrol_env("reacher_easy", camera=7)
+
+
+def test_lqr_begins_as_the_seed_says():
+    states = []
+    for seed in (3, 3, 4):
+        env = dmcontrol_env("lqr_lqr_2_1", seed=seed, image_size=8, n_stack=1)
+        states.append(np.concatenate([np.ravel(part) for part in env.reset()[1]["state"].values()]).tolist())
+        env.close()
+    assert states[0] == states[1] != states[2]
+
+
+@pytest.mark.parametrize(
+    ("corner", "signs"), [("top_left", (-1, 1)), ("top_right", (1, 1)), ("bottom_left", (-1, -1)), ("bottom_right", (1, -1))]
+)
+def test_jacos_targets_lie_in_their_corners(corner, signs):
+    from sb3_bcvlr.envs.dmcontrol_tasks import JACO_TARGETS
+
+    assert tuple(np.sign(JACO_TARGETS[corner])) == signs

@@ -188,3 +188,10 @@ def test_levels_with_many_thorns_have_a_place_for_forager_and_fruit(n_thorns):
 def test_too_many_thorns_are_refused(n_thorns):
     with pytest.raises(ValueError, match=f"n_thorns is {n_thorns}, expected 0 to 4"):
         ForagingEnv(n_thorns=n_thorns)
+
+
+def test_each_thorn_is_seen():
+    env = ForagingEnv(n_thorns=2)
+    picture, _ = env.reset(seed=0)
+    purple = (picture == (150, 40, 200)).all(-1)
+    assert len(env.thorns) and all(purple[CELL * (row + 1), CELL * (column + 1)] for row, column in env.thorns)

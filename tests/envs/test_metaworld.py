@@ -233,3 +233,16 @@ def test_the_seed_fixes_the_goals_of_a_vector():
     assert (first == again).all() and (first != other).any()
     for env in envs:
         env.close()
+
+
+def test_a_vector_stacks_as_it_is_told():
+    env = make_metaworld("reach", image_size=8, n_stack=2)
+    assert env.observation_space.shape == (6, 8, 8)
+    env.close()
+
+
+def test_a_vector_repeats_actions_as_it_is_told():
+    env = make_metaworld("reach", image_size=8, n_stack=1, action_repeat=5, max_episode_steps=10)
+    env.reset()
+    assert [bool(env.step(REST[None])[2][0]) for _ in range(2)] == [False, True]
+    env.close()

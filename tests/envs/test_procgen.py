@@ -506,3 +506,46 @@ def test_a_method_is_called_once_for_all_environments():
     env = make_procgen("maze", 3, seed=0)
     env.count = lambda calls=[]: calls.append(1) or len(calls)
     assert env.env_method("count") == [1, 1, 1]
+
+
+def test_an_episode_is_cut_by_the_limit_and_not_one_step_before():
+    env = make_procgen("maze", 1, seed=0)
+    env.reset()
+    flags = []
+    for length in (env.time_limit - 1, env.time_limit):
+        env._lengths[0] = length
+        flags.append(env._end_episode(0, env.get_images()[0])["TimeLimit.truncated"])
+    assert flags == [False, True]
+
+
+def test_a_second_reset_tells_the_levels_that_it_began():
+    env = make_procgen("coinrun", 4, seed=0)
+    env.reset()
+    env.reset()
+    assert [info["level_seed"] for info in env.reset_infos] == env.level_seeds.tolist()
+
+
+def test_episodes_of_restored_states_are_counted_from_there():
+    env = make_procgen("maze", 1, seed=0)
+    env.reset()
+    states = env.get_states()
+    for _ in range(30):
+        env.step(np.full(1, NO_OP))
+    env.set_states(states)
+    for _ in range(env.time_limit):
+        *_, dones, infos = env.step(np.full(1, NO_OP))
+    assert dones[0] and infos[0]["episode"]["l"] == env.time_limit
+
+
+def test_states_of_another_game_are_refused():
+    climber, coinrun = make_procgen("climber", 1, seed=0), make_procgen("coinrun", 1, seed=0)  # names of one length
+    climber.reset(), coinrun.reset()
+    with pytest.raises(ValueError, match="not all of coinrun"):
+        coinrun.set_states(climber.get_states())
+
+
+def test_what_is_done_to_an_observation_does_not_reach_the_picture():
+    env = ProcgenEnv("maze", render_mode="rgb_array")
+    env.reset(seed=0)
+    env.step(NO_OP)[0][:] = 0
+    assert env.render().any()
