@@ -228,7 +228,11 @@ def _read_gif(path: Path) -> Iterator[np.ndarray]:
 
 
 def _decode(path: Path) -> Iterator[np.ndarray]:
-    """Decode a video, and notice where less comes out than the header promises, or nothing for some time."""
+    """
+    Decode a video, and notice where less comes out than the header promises, or nothing for some time.
+
+    Damage is noticed where the decoder notices it: H.264 has no checksums, and reads some of a few hundred bytes as a picture.
+    """
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise ValueError("it holds no video stream (audio only?)")

@@ -361,13 +361,27 @@ def test_decoded_videos_come_in_blocks_too(tmp_path, monkeypatch):
     assert [len(block) for block in iterate_frames(tmp_path / "v.mp4")] == [3, 3, 3, 1]
 
 
-def test_damage_in_the_middle_is_noticed(tmp_path):
-    data = bytearray(encode(tmp_path / "v.mp4", noise(30, 32, 32), "libx264", "yuv420p").read_bytes())
-    start = int(0.6 * len(data))
-    data[start : start + 40] = bytes(255 - byte for byte in data[start : start + 40])
-    (tmp_path / "v.mp4").write_bytes(data)
-    with pytest.raises(ValueError, match=r"v.mp4: truncated or damaged: a frame is broken"):
-        read_video(tmp_path / "v.mp4")
+def errors_of_damage(path: Path, n_bytes: int) -> list[str]:
+    """What reading a video says where so many bytes are inverted, beginning at each of 30 places; nothing where it reads."""
+    whole, errors = encode(path, noise(30, 32, 32), "libx264", "yuv420p").read_bytes(), []
+    for start in np.linspace(0.1, 0.7, 30) * len(whole):
+        middle = slice(int(start), int(start) + n_bytes)
+        damaged = bytearray(whole)
+        damaged[middle] = bytes(255 - byte for byte in whole[middle])
+        path.write_bytes(damaged)
+        try:
+            read_video(path)
+        except ValueError as error:
+            errors.append(str(error))
+    return errors
+
+
+def test_damage_over_more_than_a_picture_is_noticed(tmp_path):
+    assert len(errors_of_damage(tmp_path / "v.mp4", 2000)) == 30
+
+
+def test_a_picture_that_the_decoder_had_to_guess_at_is_noticed(tmp_path):
+    assert any("truncated or damaged: a frame is broken" in error for error in errors_of_damage(tmp_path / "v.mp4", 200))
 
 
 def test_lossy_videos_lose_little(tmp_path):
