@@ -60,7 +60,7 @@ def work(model: BCVLR, stage: str, n_steps: int) -> None:
     elif stage == "imitation":
         model._imitate_videos(n_steps, model.latent_policy_optimizer)
     elif stage == "online":
-        model._align(model.replay_buffer, n_steps, model.batch_size)
+        model._finetune(model.replay_buffer, n_steps, model.batch_size)
     elif stage == "act":
         for _ in range(n_steps):
             model.predict(model._last_obs)

@@ -31,14 +31,23 @@ import numpy as np
 import torch as th
 from command_line import json_object, not_negative, positive, told_in_a_line
 from gymnasium import spaces
-from quickstart import LearningCurve, RandomPolicy, choose_convolutions, eval_seed, evaluate, load_videos, peak_gpu_memory
+from quickstart import (
+    LearningCurve,
+    add_row,
+    choose_convolutions,
+    eval_seed,
+    evaluate,
+    evaluate_random,
+    load_videos,
+    peak_gpu_memory,
+)
 from stable_baselines3.common.callbacks import EvalCallback
 from torch.nn import functional as F
 from tqdm import trange
 from train import MAKERS, PRESETS, environment_arguments, known_task, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
-from sb3_bcvlr.common.files import write_csv, written_beside
+from sb3_bcvlr.common.files import write_csv
 from sb3_bcvlr.common.video_imitation import optimize
 from sb3_bcvlr.common.video_io import find_videos
 from sb3_bcvlr.envs.procgen import action_groups
@@ -97,7 +106,7 @@ class Ladder:
         self.model.learn(n_steps)
         self.model.gradient_steps = steps
         self.model._current_progress_remaining = 1.0  # for schedules of learning rates
-        self.model._align(self.model.replay_buffer, n_updates, self.model.batch_size)
+        self.model._finetune(self.model.replay_buffer, n_updates, self.model.batch_size)
 
     def clone_actions(self, labels: th.Tensor, n_steps: int) -> None:
         """pi and d by the action loss against ``labels``, one for each window; d reads what pi says itself."""
@@ -138,10 +147,8 @@ class Ladder:
         with th.no_grad():
             sample = self.held_out.sample(1024)
             features, actions = self.policy.encode(sample.frames), embed(self.held_out_actions[sample.indices])
-            past, future = features[:, :-1], features[:, -1]
-            error, shuffled = (self.policy.prediction_loss(past, z, future).item() for z in (actions, actions.roll(1, 0)))
-            copying = F.mse_loss(past[:, -1] / self.policy.change_std, future / self.policy.change_std).item()
-        return {"true_error_to_copying": error / copying, "true_error_to_shuffled": error / shuffled}
+        errors = self.policy.world_model_errors(features, actions)
+        return {f"true_{name}": errors[name] for name in ("error_to_copying", "error_to_shuffled")}
 
     def clone_latent_actions(self, n_steps: int) -> None:
         optimizer = th.optim.Adam(self.policy.latent_policy.parameters(), self.model.imitation_learning_rate, fused=True)
@@ -154,7 +161,7 @@ class Ladder:
             model.idm_learning_rate = 0.0  # f's too
         model._current_progress_remaining = 1.0
         model._start_log("align")
-        model._align(self, n_steps, model.batch_size)
+        model._finetune(self, n_steps, model.batch_size)
         model.idm_learning_rate = rate
 
     def sample(self, batch_size: int) -> tuple[th.Tensor, th.Tensor]:
@@ -214,8 +221,7 @@ def pretrain(model: BCVLR, path: Path | None) -> None:
         return
     model.pretrain(progress_bar=True)
     if path is not None:
-        with written_beside(path) as temporary, open(temporary, "wb") as file:
-            model.save(file)
+        model.save(path)
 
 
 def main() -> None:
@@ -230,7 +236,7 @@ def main() -> None:
         "--updates", type=positive, default=4_000, help="of pi in each rung; in rung 5, rollouts without update make none"
     )
     parser.add_argument("--align-updates", type=positive, default=1_500, help="of p and d on true pairs")
-    parser.add_argument("--pretrained", type=Path, metavar="FILE", help="start from this model; made if it is not there")
+    parser.add_argument("--pretrained", type=Path, metavar="FILE.zip", help="start from this model; made if it is not there")
     parser.add_argument("--random-steps", type=positive, default=2_000, help="of rung 0, which makes a third of the updates")
     parser.add_argument(
         "--true-dynamics", type=not_negative, default=0, metavar="N", help="steps of a world model of the true actions"
@@ -279,8 +285,7 @@ def main() -> None:
         groups = np.arange(env.action_space.n)  # no two of them have the same effect
     ladder = Ladder(model, actions, held_out, held_out_actions, groups)
     diagnostics = model.policy.dynamics_diagnostics(held_out.sample(1024).frames)
-    random = evaluate(RandomPolicy(eval_env), eval_env, args.eval_episodes)
-    random = {f"random_{name}": value for name, value in random.items()}
+    random = evaluate_random(eval_env, args.eval_episodes)
     if args.true_dynamics:
         diagnostics |= ladder.true_dynamics(args.true_dynamics)
     about = {"majority": ladder.majority(), **random, "seconds_pretraining": seconds_pretraining}
@@ -288,7 +293,7 @@ def main() -> None:
 
     write_csv(args.out / f"{task}_dynamics.csv", [{"task": task, "seed": args.seed, **about, **diagnostics}])
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for rung in args.rungs:
         ladder.restart()
         n_updates = args.updates
@@ -323,9 +328,7 @@ def main() -> None:
         row |= {"updates": n_updates, "seconds": seconds, "seed": args.seed, **about, **diagnostics}
         row["device"] = th.cuda.get_device_name() if model.device.type == "cuda" else f"cpu, {th.get_num_threads()} threads"
         row |= peak_gpu_memory(model.device)
-        rows.append({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
-        print(json.dumps(rows[-1]), flush=True)
-        write_csv(args.out / f"{task}.csv", rows)
+        add_row(rows, row, args.out / f"{task}.csv")
 
 
 if __name__ == "__main__":

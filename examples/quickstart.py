@@ -26,6 +26,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_bcvlr import BCVLR, VideoDataset, hyperparams
+from sb3_bcvlr.common.files import read_csv, write_csv
 from sb3_bcvlr.common.video_io import write_video
 
 VIDEOS = Path(__file__).parent / "videos" / "foraging"
@@ -91,6 +92,18 @@ def evaluate(policy: Any, env: VecEnv, n_episodes: int, deterministic: bool = Fa
     return result | ({"success": float(np.mean(successes))} if successes else {})
 
 
+def evaluate_random(env: VecEnv, n_episodes: int) -> dict[str, Any]:
+    """What ``evaluate`` gives of random play, by names that begin so."""
+    return {f"random_{name}": value for name, value in evaluate(RandomPolicy(env), env, n_episodes).items()}
+
+
+def add_row(rows: list[dict[str, Any]], row: dict[str, Any], path: Path) -> None:
+    """Keep a row, its floats rounded, show it and write the table."""
+    rows.append({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()})
+    print(json.dumps(rows[-1]), flush=True)
+    write_csv(path, rows)
+
+
 def load_videos(
     folders: Path | list[Path], env: VecEnv, seed: int, n_history: int | None = None, on_error: str = "skip"
 ) -> VideoDataset:
@@ -106,8 +119,7 @@ def read_video_return(videos: Path) -> float | None:
     """Mean of ``return`` in ``episodes.csv``; None where that file does not tell it, or where the videos are clips."""
     if not (videos / "episodes.csv").exists():
         return None
-    with open(videos / "episodes.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(videos / "episodes.csv")
     # What a clip earned until it was cut is nothing to compare whole episodes with.
     is_cut = any(row.get(name) for row in rows for name in ("max_steps", "stop_after_success"))
     if is_cut or not rows or not all(row.get("return") for row in rows):  # or by another program

@@ -19,7 +19,6 @@ of processes writes the same videos. These hold pixels and nothing else; --actio
 """
 
 import argparse
-import csv
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ from experts import Policy, find_expert, import_module
 from gymnasium import spaces
 from tqdm import tqdm
 
-from sb3_bcvlr.common.files import write_csv, written_beside
+from sb3_bcvlr.common.files import read_csv, write_csv, written_beside
 from sb3_bcvlr.common.video_io import write_video
 
 SUITES = "dmcontrol/", "metaworld/"  # whose environments take the options of pictures
@@ -182,8 +181,7 @@ def read_table(path: Path, columns: dict[str, str]) -> dict[str, dict[str, Any]]
     """
     if not path.exists():
         return {}
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(path)
     for row in rows:
         # A column that an older table lacks was the environment's own choice.
         other = [f"{n}={row.get(n, '')!r}, not {value!r}" for n, value in columns.items() if row.get(n, "") != value]

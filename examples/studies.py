@@ -20,7 +20,6 @@ random play.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,12 +28,11 @@ from typing import Any
 import sb3_bcvlr  # isort: skip  # noqa: F401  before stable_baselines3, to keep gym's notice quiet
 import numpy as np
 from command_line import json_object, positive, told_in_a_line
-from quickstart import RandomPolicy, eval_seed, evaluate, load_videos
+from quickstart import add_row, eval_seed, evaluate, evaluate_random, load_videos
 from stable_baselines3.common.vec_env import VecEnv
 from train import MAKERS, PRESETS, known_task, model_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset
-from sb3_bcvlr.common.files import write_csv
 from sb3_bcvlr.common.video_io import find_videos
 from sb3_bcvlr.hyperparams import merged
 
@@ -127,8 +125,8 @@ STUDIES = {"ablations": ablations, "video-amount": video_amount, "offline": offl
 def judge(model: BCVLR, task: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     """The model and random play in fresh episodes, each in its own."""
     env = make_env(task, min(args.n_envs, args.eval_episodes), eval_seed(seed))
-    random = evaluate(RandomPolicy(env), env, args.eval_episodes)
-    result = {**evaluate(model, env, args.eval_episodes), **{f"random_{key}": value for key, value in random.items()}}
+    random = evaluate_random(env, args.eval_episodes)
+    result = evaluate(model, env, args.eval_episodes) | random
     env.close()
     return result
 
@@ -168,9 +166,7 @@ def main() -> None:
             seconds = time.perf_counter() - start
             row = {"study": args.study, "variant": variant, "task": task, "seed": seed, "env_steps": model.num_timesteps}
             row |= {**judge(model, task, args, seed), "video_frames": model.videos.n_frames, "seconds": seconds}
-            rows.append({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
-            print(json.dumps(rows[-1]), flush=True)
-            write_csv(args.out, rows)
+            add_row(rows, row, args.out)
             start = time.perf_counter()
 
 

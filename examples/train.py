@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from quickstart import make_foraging, run
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_bcvlr import hyperparams
+from sb3_bcvlr.common.checks import check_task
 from sb3_bcvlr.envs import make_dmcontrol, make_metaworld, make_procgen
 from sb3_bcvlr.envs.registration import DMCONTROL_TASKS, METAWORLD_TASKS, PROCGEN_GAMES
 
@@ -69,9 +69,10 @@ def known_task(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no suite/task with a suite of {', '.join(MAKERS)}; foraging stands alone"
         )
-    if task not in TASKS[suite]:
-        names = get_close_matches(task, TASKS[suite], cutoff=0.5) or TASKS[suite]
-        raise argparse.ArgumentTypeError(f"{suite} has no task {task!r}; it has {', '.join(filter(None, names))}")
+    try:
+        check_task(task, TASKS[suite], suite)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return f"{suite}/{task}" if task else suite
 
 

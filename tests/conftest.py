@@ -8,7 +8,6 @@ if not th.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # of kernels that are defined from here on
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401  before OSMesa, after which its LLVM crashes
-import toys
 
 th.set_num_threads(1)
 
@@ -22,14 +21,3 @@ def cache_folder(tmp_path_factory):
     del os.environ["XDG_CACHE_HOME"]
     if before is not None:
         os.environ["XDG_CACHE_HOME"] = before
-
-
-@pytest.fixture
-def tiny_model():
-    """Makes a model of the size of a toy: see ``toys.tiny_model``."""
-    return toys.tiny_model
-
-
-@pytest.fixture
-def fake_videos():
-    return toys.fake_videos()

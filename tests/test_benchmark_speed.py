@@ -4,13 +4,11 @@ import argparse
 import csv
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch as th
 
 pytest.importorskip("procgen", reason="the benchmark acts in Procgen")
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import benchmark_speed
 
 SLEEP = 0.02  # seconds a step of the reference takes

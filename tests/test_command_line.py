@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from command_line import json_object, not_negative, positive, share
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -34,7 +32,7 @@ def test_what_does_not_fit_is_said(kind, text):
     [
         "quickstart.py --steps -1: argument --steps: -1 is below 1",
         "train.py procgen/maze --videos . --set [1]: argument --set: [1] is no object",
-        "train.py procgen/frutbot --videos .: argument task: procgen has no task 'frutbot'; it has fruitbot",
+        "train.py procgen/frutbot --videos .: argument task: procgen has no task 'frutbot'; did you mean fruitbot?",
         "train.py foraging --videos .: . holds no video",
         "record_videos.py --out x --noise -1: argument --noise: -1 is not from 0 to 1",
         "record_videos.py --out x --sample: --algo and --sample say how a model acts",

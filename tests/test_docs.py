@@ -1,8 +1,9 @@
 """The table of whole runs is what its csv makes of it, and links lead somewhere."""
 
-import importlib.util
 import re
 from pathlib import Path
+
+import tables
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "docs" / "benchmarks"
@@ -14,9 +15,6 @@ def anchors(page: str) -> set[str]:
 
 
 def test_the_table_of_whole_runs_is_the_csvs():
-    spec = importlib.util.spec_from_file_location("tables", BENCHMARKS / "tables.py")
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
     page = (BENCHMARKS / "defaults.md").read_text()
     assert tables.with_tables(page) == page, "run python docs/benchmarks/tables.py"
 

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import ladder
 import numpy as np
 import pytest
 import torch as th
@@ -14,9 +15,6 @@ from toys import TINY_NETWORKS, TINY_STEPS, equal, fake_videos, moved, read, sna
 
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.envs import ForagingEnv
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-import ladder
 
 
 def climber_of(model: BCVLR, groups: list[int] | None = None) -> ladder.Ladder:

@@ -2,17 +2,14 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
+import quickstart
 import torch as th
 from toys import darkening_video, tiny_arguments
 
 from sb3_bcvlr.common.video_io import write_video
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-import quickstart
 
 
 @pytest.fixture

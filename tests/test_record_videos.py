@@ -2,22 +2,18 @@
 
 import csv
 import sys
-from pathlib import Path
 
+import experts
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from record_videos import Recorder, Settings, goal_reached, main, perturbed, read_table, record_all
 from toys import SIZE, picture
 
 from sb3_bcvlr import VideoDataset
 from sb3_bcvlr.common.video_io import read_video
 from sb3_bcvlr.envs.rendering import ActionRepeat
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-import experts
-from record_videos import Recorder, Settings, goal_reached, main, perturbed, read_table, record_all
 
 FORAGING = gym.make("sb3_bcvlr/Foraging-v0").unwrapped
 

@@ -3,18 +3,14 @@
 import argparse
 import inspect
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import studies
 from toys import ActionPictureEnv, fake_videos, moved, snapshot, tiny_arguments
 
 from sb3_bcvlr import BCVLR, VideoDataset, hyperparams
 from sb3_bcvlr.bcvlr import BCVLRPolicy
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-import studies
 
 
 @pytest.fixture

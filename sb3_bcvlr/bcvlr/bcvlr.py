@@ -328,29 +328,6 @@ class BCVLR(VideoImitationAlgorithm):
     def _own_policy_kwargs(self) -> dict[str, Any]:
         return {**super()._own_policy_kwargs(), "n_neighbors": self.n_neighbors}
 
-    def _set_finetune_learning_rates(self) -> None:
-        """Of p, d, w and f now; those at 0 are frozen, so that the optimizer meets no gradient of theirs."""
-        given = (self.idm_learning_rate, self.action_decoder_learning_rate, self.world_model_learning_rate)
-        schedules = (FloatSchedule(rate if callable(rate) else float(rate)) for rate in given)  # SB3 knows none of NumPy's
-        rates = [schedule(self._current_progress_remaining) for schedule in schedules]
-        rates.append(rates[0] if "online" in self.tune_encoder else 0.0)
-        for group, rate in zip(self.finetune_optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_graphed_steps": {}}  # which know the networks of this model, not a copy's
-
-    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
-        """SB3's; learning rates stay this model's, whatever the saved optimizers had."""
-        if isinstance(load_path_or_dict, dict):
-            load_path_or_dict = deepcopy(load_path_or_dict)  # PyTorch's optimizers would go on with its very tensors
-        super().set_parameters(load_path_or_dict, exact_match, device)
-        if self.pretrained:  # whatever a pre-training of this model was interrupted in
-            self._n_stages_finished = 0
-            self.policy.idm.quantizer.bypass = not self.policy.idm.quantizer.enabled
-        self._set_finetune_learning_rates()
-        self._graphed_steps.clear()  # they know the optimizers' tensors of before
-
     def _check_numbers(self) -> None:
         """
         :raises ValueError: one is too small, not whole, or no number
@@ -423,7 +400,7 @@ class BCVLR(VideoImitationAlgorithm):
         return self
 
     def _pretrain_encoder(self, progress_bar: bool) -> None:
-        """f by its feature loss (Eq. 1). From here on f is frozen."""
+        """f by its feature loss (Eq. 1 or 10); frozen from here on but where ``tune_encoder`` says."""
         self.policy.encoder.requires_grad_(True)
         shape = self.observation_space.shape
         feature_loss: Any = self.feature_loss_class(
@@ -445,8 +422,8 @@ class BCVLR(VideoImitationAlgorithm):
         looked_at = getattr(feature_loss, "window", slice(None))
         losses: list[th.Tensor] = []
         for step in self._pretraining_steps(self.pretrain_encoder_steps, "encoder", progress_bar):
-            windows = self.videos.sample_indices(self.encoder_batch_size)
-            losses += graphed_update(self.videos.windows(windows, looked_at).frames)
+            indices = self.videos.sample_indices(self.encoder_batch_size)
+            losses += graphed_update(self.videos.windows(indices, looked_at).frames)
             if (step + 1) % self.target_update_interval == 0:
                 feature_loss.update_target(self.tau)
             self._log_pretraining("encoder_loss", losses, step + 1)
@@ -520,6 +497,7 @@ class BCVLR(VideoImitationAlgorithm):
         decode = self._graphed("decode", lambda observations: (self.policy.decode(observations),), self.policy.n_neighbors)
         self.policy.rollout_decode = decode
         try:
+            # SB3 draws at random while num_timesteps < learning_starts, which this makes so where is_random.
             action = super()._sample_action(self.num_timesteps + is_random, None if is_random else action_noise, n_envs)
         finally:
             self.policy.rollout_decode = None
@@ -537,12 +515,12 @@ class BCVLR(VideoImitationAlgorithm):
 
     def _update(self, replay_buffer: WindowReplayBuffer, gradient_steps: int, batch_size: int, imitation_steps: int) -> None:
         """One round of the online stage: p and d, then pi."""
-        self._align(replay_buffer, gradient_steps, batch_size)
+        self._finetune(replay_buffer, gradient_steps, batch_size)
         self._update_learning_rate(self.latent_policy_optimizer)
         losses = self._imitate_videos(imitation_steps, self.latent_policy_optimizer)
         self._record_mean("train/imitation_loss", losses)
 
-    def _align(self, replay_buffer: WindowReplayBuffer, gradient_steps: int, batch_size: int) -> None:
+    def _finetune(self, replay_buffer: WindowReplayBuffer, gradient_steps: int, batch_size: int) -> None:
         """p and d learn from steps with actions what a latent action does (L_ft)."""
         self._set_finetune_learning_rates()
         idm_learns, _, world_model_learns, encoder_learns = (group["lr"] > 0 for group in self.finetune_optimizer.param_groups)
@@ -564,7 +542,7 @@ class BCVLR(VideoImitationAlgorithm):
             return action_loss.detach(), dynamics_loss.detach(), score
 
         rates = [group["lr"] for group in self.finetune_optimizer.param_groups]
-        graphed_update = self._graphed("align", update, *rates, batch_size, self.world_model_coef, self.dynamics_pad)
+        graphed_update = self._graphed("finetune", update, *rates, batch_size, self.world_model_coef, self.dynamics_pad)
         records = [graphed_update(*replay_buffer.sample(batch_size)) for _ in range(gradient_steps)]
         self.policy.encoder.requires_grad_(False)
         self._n_updates += gradient_steps
@@ -575,6 +553,15 @@ class BCVLR(VideoImitationAlgorithm):
         if self.world_model_coef > 0:
             self._record_mean("train/dynamics_loss", [dynamics_loss for _, dynamics_loss, _ in records])
 
+    def _set_finetune_learning_rates(self) -> None:
+        """Of p, d, w and f now; those at 0 are frozen, so that the optimizer meets no gradient of theirs."""
+        given = (self.idm_learning_rate, self.action_decoder_learning_rate, self.world_model_learning_rate)
+        schedules = (FloatSchedule(rate if callable(rate) else float(rate)) for rate in given)  # SB3 knows none of NumPy's
+        rates = [schedule(self._current_progress_remaining) for schedule in schedules]
+        rates.append(rates[0] if "online" in self.tune_encoder else 0.0)
+        for group, rate in zip(self.finetune_optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
     def _latent_dynamics(self, frames: th.Tensor, with_world_model: bool = True) -> tuple[th.Tensor, th.Tensor]:
         """z and L_la of windows, each shifted as a whole, so that what moves in it does not change; without w, L_la is 0."""
         if self.dynamics_pad:
@@ -583,6 +570,83 @@ class BCVLR(VideoImitationAlgorithm):
             return self.policy.latent_dynamics(frames, self.commitment_coef)
         latent_actions = self.policy.latent_actions(self.policy.encode(frames))
         return latent_actions, latent_actions.new_zeros(())
+
+    def _imitate_videos(
+        self,
+        n_steps: int,
+        optimizer: th.optim.Optimizer,
+        progress_bar: bool = False,
+        log: Callable[[int, list[th.Tensor]], None] | None = None,
+    ) -> list[th.Tensor]:
+        """
+        Clone the latent actions that p reads in the videos (L_bc): ||pi(s_t) - z_t||^2, z as d meets it.
+
+        p does not change meanwhile, so each window that will be drawn is labelled once, before.
+
+        :param log: called after each step with their number so far and all losses
+        :return: the loss of each step
+        """
+        if n_steps == 0:
+            return []
+        indices = self.videos.sample_indices(n_steps * self.imitation_batch_size)
+        windows, positions = np.unique(indices, return_inverse=True)
+        labels = self.policy.standardized(self._label_videos(windows))
+        self.policy.keep_video_latents(labels)
+        indices, positions = indices.reshape(n_steps, -1), to_device(positions.reshape(n_steps, -1), self.device)
+        compute_loss = self._compiled(self._imitation_loss)
+
+        def update(observations: th.Tensor, labels: th.Tensor) -> tuple[th.Tensor]:
+            with self._autocast():
+                loss = compute_loss(observations, labels)
+            optimize(optimizer, loss)
+            self._average_latent_policy()
+            return (loss.detach(),)
+
+        rate, batch_size = optimizer.param_groups[0]["lr"], self.imitation_batch_size
+        graphed_update = self._graphed("imitate", update, optimizer, rate, batch_size, self.policy_tau, self.imitation_pad)
+        losses: list[th.Tensor] = []
+        for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
+            losses += graphed_update(self.videos.observations(indices[step]), labels[positions[step]])
+            if log is not None:
+                log(step + 1, losses)
+        return losses
+
+    def _average_latent_policy(self) -> None:
+        """The pi that acts follows the pi that learns."""
+        newest, average = self.policy.latent_policy, self.policy.latent_policy_average
+        fused_polyak_update(newest.parameters(), average.parameters(), self.policy_tau)
+        polyak_update(newest.buffers(), average.buffers(), 1)  # such as a BatchNorm's statistics, which are averages already
+
+    def _imitation_loss(self, observations: th.Tensor, labels: th.Tensor) -> th.Tensor:
+        return F.mse_loss(self._shifted_imitation(observations), labels)
+
+    def _shifted_imitation(self, observations: th.Tensor) -> th.Tensor:
+        """What the pi that learns makes of o_t, shifted."""
+        return self.policy.imitate(random_shift(observations.float(), self.imitation_pad), self.policy.latent_policy)
+
+    def _label_videos(self, indices: np.ndarray) -> th.Tensor:
+        """
+        The latent actions z (len(indices), latent_dim) of these windows of the videos, without gradient.
+
+        What windows have in common is encoded once, which saves most where ``indices`` are sorted and dense.
+        """
+        encode, read = self._compiled(self.policy.encode), self._compiled(self.policy.latent_actions)
+        labels: list[th.Tensor] = []
+        with th.no_grad(), self._autocast():
+            for windows in np.split(indices, range(N_ENCODED_TOGETHER, len(indices), N_ENCODED_TOGETHER)):
+                numbers, positions = np.unique(self.videos.frame_numbers(windows), return_inverse=True)
+                pictures = self.videos.observations_at(self._filled_up(numbers))
+                # Channels last in memory, as convolutions give and take them
+                features = th.cat([encode(chunk).movedim(1, -1) for chunk in pictures.split(N_AT_ONCE)])
+                positions = to_device(self._filled_up(positions.reshape(len(windows), -1)), self.device)
+                chunks = [read(features[chunk].movedim(-1, 2)) for chunk in positions.split(N_AT_ONCE)]
+                labels.append(th.cat(chunks)[: len(windows)])
+        return th.cat(labels)
+
+    def _filled_up(self, items: np.ndarray) -> np.ndarray:
+        """From the first of them, to chunks of one size: for another, code is compiled anew, and a GPU chooses kernels."""
+        n_items = math.ceil(len(items) / N_AT_ONCE) * N_AT_ONCE
+        return np.resize(items, (n_items, *items.shape[1:])) if self.compile or self.device.type == "cuda" else items
 
     def align(
         self,
@@ -712,82 +776,19 @@ class BCVLR(VideoImitationAlgorithm):
         if values:
             self.logger.record(name, th.stack(values).mean().item())
 
-    def _imitate_videos(
-        self,
-        n_steps: int,
-        optimizer: th.optim.Optimizer,
-        progress_bar: bool = False,
-        log: Callable[[int, list[th.Tensor]], None] | None = None,
-    ) -> list[th.Tensor]:
-        """
-        Clone the latent actions that p reads in the videos (L_bc): ||pi(s_t) - z_t||^2, z as d meets it.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_graphed_steps": {}}  # which know the networks of this model, not a copy's
 
-        p does not change meanwhile, so each window that will be drawn is labelled once, before.
-
-        :param log: called after each step with their number so far and all losses
-        :return: the loss of each step
-        """
-        if n_steps == 0:
-            return []
-        indices = self.videos.sample_indices(n_steps * self.imitation_batch_size)
-        windows, positions = np.unique(indices, return_inverse=True)
-        labels = self.policy.standardized(self._label_videos(windows))
-        self.policy.keep_video_latents(labels)
-        indices, positions = indices.reshape(n_steps, -1), to_device(positions.reshape(n_steps, -1), self.device)
-        compute_loss = self._compiled(self._imitation_loss)
-
-        def update(observations: th.Tensor, labels: th.Tensor) -> tuple[th.Tensor]:
-            with self._autocast():
-                loss = compute_loss(observations, labels)
-            optimize(optimizer, loss)
-            self._average_latent_policy()
-            return (loss.detach(),)
-
-        rate, batch_size = optimizer.param_groups[0]["lr"], self.imitation_batch_size
-        graphed_update = self._graphed("imitate", update, optimizer, rate, batch_size, self.policy_tau, self.imitation_pad)
-        losses: list[th.Tensor] = []
-        for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
-            losses += graphed_update(self.videos.observations(indices[step]), labels[positions[step]])
-            if log is not None:
-                log(step + 1, losses)
-        return losses
-
-    def _average_latent_policy(self) -> None:
-        """The pi that acts follows the pi that learns."""
-        newest, average = self.policy.latent_policy, self.policy.latent_policy_average
-        fused_polyak_update(newest.parameters(), average.parameters(), self.policy_tau)
-        polyak_update(newest.buffers(), average.buffers(), 1)  # such as a BatchNorm's statistics, which are averages already
-
-    def _imitation_loss(self, observations: th.Tensor, labels: th.Tensor) -> th.Tensor:
-        return F.mse_loss(self._shifted_imitation(observations), labels)
-
-    def _shifted_imitation(self, observations: th.Tensor) -> th.Tensor:
-        """What the pi that learns makes of o_t, shifted."""
-        return self.policy.imitate(random_shift(observations.float(), self.imitation_pad), self.policy.latent_policy)
-
-    def _label_videos(self, indices: np.ndarray) -> th.Tensor:
-        """
-        The latent actions z (len(indices), latent_dim) of these windows of the videos, without gradient.
-
-        What windows have in common is encoded once, which saves most where ``indices`` are sorted and dense.
-        """
-        encode, read = self._compiled(self.policy.encode), self._compiled(self.policy.latent_actions)
-        labels: list[th.Tensor] = []
-        with th.no_grad(), self._autocast():
-            for windows in np.split(indices, range(N_ENCODED_TOGETHER, len(indices), N_ENCODED_TOGETHER)):
-                numbers, positions = np.unique(self.videos.frame_numbers(windows), return_inverse=True)
-                pictures = self.videos.observations_at(self._filled_up(numbers))
-                # Channels last in memory, as convolutions give and take them
-                features = th.cat([encode(chunk).movedim(1, -1) for chunk in pictures.split(N_AT_ONCE)])
-                positions = to_device(self._filled_up(positions.reshape(len(windows), -1)), self.device)
-                chunks = [read(features[chunk].movedim(-1, 2)) for chunk in positions.split(N_AT_ONCE)]
-                labels.append(th.cat(chunks)[: len(windows)])
-        return th.cat(labels)
-
-    def _filled_up(self, items: np.ndarray) -> np.ndarray:
-        """From the first of them, to chunks of one size: for another, code is compiled anew, and a GPU chooses kernels."""
-        n_items = math.ceil(len(items) / N_AT_ONCE) * N_AT_ONCE
-        return np.resize(items, (n_items, *items.shape[1:])) if self.compile or self.device.type == "cuda" else items
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        """SB3's; learning rates stay this model's, whatever the saved optimizers had."""
+        if isinstance(load_path_or_dict, dict):
+            load_path_or_dict = deepcopy(load_path_or_dict)  # PyTorch's optimizers would go on with its very tensors
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        if self.pretrained:  # whatever a pre-training of this model was interrupted in
+            self._n_stages_finished = 0
+            self.policy.idm.quantizer.bypass = not self.policy.idm.quantizer.enabled
+        self._set_finetune_learning_rates()
+        self._graphed_steps.clear()  # they know the optimizers' tensors of before
 
     def _excluded_save_params(self) -> list[str]:
         return [

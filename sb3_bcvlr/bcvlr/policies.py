@@ -96,7 +96,9 @@ class BCVLRPolicy(BasePolicy):
         )
         check_whole(idm_hidden_dim=idm_hidden_dim, world_model_channels=world_model_channels)
         check_whole(0, encoder_residual_blocks=encoder_residual_blocks)
-        self._sizes = {name: value for name, value in locals().items() if name not in ("self", "lr_schedule", "__class__")}
+        self._constructor_arguments = {
+            name: value for name, value in locals().items() if name not in ("self", "lr_schedule", "__class__")
+        }
         super().__init__(observation_space, action_space, squash_output=True)  # continuous actions come as [-1, 1]
         self.n_history = n_history
         self.n_neighbors = n_neighbors
@@ -188,7 +190,7 @@ class BCVLRPolicy(BasePolicy):
         """
         Latent-action loss (paper, L_la): ||w(s_t, z_q) - s_t+1||^2, and the commitment of z to its code.
 
-        :param frames: windows (B, n_history + 1, C, H, W) uint8
+        :param frames: windows (B, n_history + 1, C, H, W), 0 to 255
         :return: z (B, latent_dim) and the loss
         """
         features = self.encode(frames)
@@ -224,36 +226,23 @@ class BCVLRPolicy(BasePolicy):
         was_training = self.training
         self.set_training_mode(False)
         features = self.encode(frames)
-        past, future = features[:, :-1], features[:, -1]
         quantized, indices, _ = self.idm.quantizer(self.latent_actions(features))
-        error = self.prediction_loss(past, quantized, future)
-        shuffled_error = self.prediction_loss(past, quantized.roll(1, 0), future)
-        copying_error = F.mse_loss(past[:, -1] / self.change_std, future / self.change_std)
+        errors = self.world_model_errors(features, quantized)
         code_use, code_perplexity = perplexity(indices, self.idm.quantizer.codebook_size)
         self.set_training_mode(was_training)
-        return {
-            "world_model_error": error.item(),
-            "error_to_copying": (error / copying_error).item(),
-            "error_to_shuffled": (error / shuffled_error).item(),
-            "code_use": code_use.item(),
-            "perplexity": code_perplexity.item(),
-        }
+        return {**errors, "code_use": code_use.item(), "perplexity": code_perplexity.item()}
 
-    # Statistics that are taken once, where ``standardize`` asks for them.
-
-    def fit_feature_statistics(self, frames: th.Tensor) -> None:
+    @th.no_grad()
+    def world_model_errors(self, features: th.Tensor, actions: th.Tensor) -> dict[str, float]:
         """
-        Standardize from now on: zero mean and unit variance of each channel, and unit variance of its changes in time.
-
-        :param frames: windows (B, n_history + 1, C, H, W)
+        :param features: windows of them (B, n_history + 1, C, H, W)
+        :param actions: (B, latent_dim), what w reads with them
+        :return: the errors of ``dynamics_diagnostics``
         """
-        self.feature_mean.zero_()
-        self.feature_std.fill_(1)
-        features = self.encode(frames)
-        changes = features[:, 1:] - features[:, :-1]
-        self.feature_mean.copy_(features.mean((0, 1, 3, 4), keepdim=True)[0, 0])
-        self.feature_std.copy_(features.std((0, 1, 3, 4), keepdim=True)[0, 0] + 1e-6)
-        self.change_std.copy_(changes.square().mean((0, 1, 3, 4), keepdim=True)[0, 0].sqrt() / self.feature_std + 1e-6)
+        past, future = features[:, :-1], features[:, -1]
+        error, shuffled = (self.prediction_loss(past, each, future).item() for each in (actions, actions.roll(1, 0)))
+        copying = F.mse_loss(past[:, -1] / self.change_std, future / self.change_std).item()
+        return {"world_model_error": error, "error_to_copying": error / copying, "error_to_shuffled": error / shuffled}
 
     def start_latent_policy(self) -> None:
         """An encoder of pi's own starts as f is now."""
@@ -273,6 +262,22 @@ class BCVLRPolicy(BasePolicy):
         self.video_latents.copy_(latent_actions[spread[places % n_kept]])
         self.n_same_before.copy_(places // n_kept)
 
+    # Statistics that are taken once, where ``standardize`` asks for them.
+
+    def fit_feature_statistics(self, frames: th.Tensor) -> None:
+        """
+        Standardize from now on: zero mean and unit variance of each channel, and unit variance of its changes in time.
+
+        :param frames: windows (B, n_history + 1, C, H, W)
+        """
+        self.feature_mean.zero_()
+        self.feature_std.fill_(1)
+        features = self.encode(frames)
+        changes = features[:, 1:] - features[:, :-1]
+        self.feature_mean.copy_(features.mean((0, 1, 3, 4), keepdim=True)[0, 0])
+        self.feature_std.copy_(features.std((0, 1, 3, 4), keepdim=True)[0, 0] + 1e-6)
+        self.change_std.copy_(changes.square().mean((0, 1, 3, 4), keepdim=True)[0, 0].sqrt() / self.feature_std + 1e-6)
+
     def rescale_idm(self, latent_actions: th.Tensor) -> None:
         """Give p zero mean and unit variance where it gave these z (B, latent_dim): w would not hear a new p."""
         std = latent_actions.std(0) + 1e-6
@@ -281,7 +286,7 @@ class BCVLRPolicy(BasePolicy):
             self.idm.head.weight.div_(std[:, None])
 
     def fit_latent_statistics(self, latent_actions: th.Tensor) -> None:
-        """Likewise for z (B, latent_dim), with one variance for all: dimensions that hardly vary say little and stay small."""
+        """Standardize z (B, latent_dim) from now on, by one variance: those that hardly vary say little and stay small."""
         self.latent_mean.copy_(latent_actions.mean(0))
         self.latent_std.copy_(latent_actions.var(0).mean().sqrt() + 1e-6)
 
@@ -297,7 +302,7 @@ class BCVLRPolicy(BasePolicy):
     # SB3's face.
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return self._sizes
+        return {**self._constructor_arguments, "n_neighbors": self.n_neighbors}  # which may have been set since
 
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(observation, deterministic)

@@ -1,6 +1,7 @@
 """What arguments can be. A mistake is told before anything is learned, with what was expected."""
 
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -41,3 +42,13 @@ def checked_names(argument: str, names: Collection[str], choices: Collection[str
     if unknown:
         raise ValueError(f"{argument}: {sorted(unknown)} is not known; choose from {sorted(choices)}, in a list.")
     return frozenset(names)
+
+
+def check_task(task: str, tasks: Sequence[str], suite: str) -> None:
+    """
+    :raises ValueError: ``task`` is not one of ``tasks``; the message names those that look like it, or else all
+    """
+    if task not in tasks:
+        close = get_close_matches(task, tasks, cutoff=0.7)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of: {', '.join(tasks)}"
+        raise ValueError(f"{suite} has no task {task!r}; {hint}")

@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import ClassVar
 
 import torch as th
+from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 from torch.nn import functional as F
 
@@ -39,7 +40,7 @@ class FeatureLoss(nn.Module):
         self.pad = pad
         self.shift = resampled_shift if "resampled_shift" in literal else random_shift
         projector = nn.Sequential(FlattenPixels(), nn.Linear(math.prod(encoder.feature_shape), projection_dim))
-        self.predictor = nn.Sequential(nn.Linear(projection_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim))
+        self.predictor = nn.Sequential(*create_mlp(projection_dim, projection_dim, [hidden_dim]))
         for module in (projector, self.predictor):
             module.apply(orthogonal_init)
         self.online = nn.Sequential(encoder, projector)

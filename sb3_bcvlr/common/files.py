@@ -31,3 +31,9 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, rows[0] if rows else [])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows, by the names of the first line."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

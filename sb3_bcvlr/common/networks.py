@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 from torch.nn import functional as F
 
@@ -323,11 +324,7 @@ class DrQLatentPolicy(nn.Sequential):
             nn.Linear(math.prod(feature_shape), feature_dim),
             nn.LayerNorm(feature_dim),
             nn.Tanh(),
-            nn.Linear(feature_dim, hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, latent_dim),
+            *create_mlp(feature_dim, latent_dim, [hidden_dim, hidden_dim]),
         )
 
 
@@ -335,10 +332,7 @@ class ActionDecoder(nn.Sequential):
     """d: latent actions (B, latent_dim) to logits of the actions, or to actions in [-1, 1] not yet clipped (B, n_outputs)."""
 
     def __init__(self, latent_dim: int, hidden_dims: Sequence[int], n_outputs: int):
-        layers: list[nn.Module] = []
-        for n_input, n_output in zip((latent_dim, *hidden_dims), hidden_dims, strict=False):
-            layers += [nn.Linear(n_input, n_output), nn.ReLU()]
-        super().__init__(*layers, nn.Linear((latent_dim, *hidden_dims)[-1], n_outputs))
+        super().__init__(*create_mlp(latent_dim, n_outputs, list(hidden_dims)))
 
 
 class WorldModel(nn.Module):

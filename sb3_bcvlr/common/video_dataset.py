@@ -285,7 +285,7 @@ class _Store:
             self.frame_shape = tuple(about["frame_shape"])
             self.episode_lengths = np.array(about["episode_lengths"], dtype=np.int64)
             self.skipped: list[str] = about["skipped"]
-            self.squashed: str | None = about.get("squashed")  # which older stores do not tell
+            self.squashed: str | None = about["squashed"]
             shape = (int(self.episode_lengths.sum()), *self.frame_shape)
             n_bytes = int(np.prod(shape))
             if n_bytes + size + 16 != path.stat().st_size:

@@ -119,9 +119,6 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         if getattr(self, "observation_space", None) is None:
             raise ValueError(f"There is no environment: `{type(self).__name__}(env, ...)`, or `load(path)` for a saved model.")
-        _check_spaces(self.observation_space, self.action_space)
-        if isinstance(self.videos, VideoDataset):
-            self._take_videos()
         self.literal = checked_names("literal", self.literal, self.literal_choices)
         self._check_train_freq()
         if self.train_freq is None or isinstance(self.train_freq, TrainFreq):  # not given, or as a saved model had it
@@ -237,7 +234,11 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                 cross_episodes="cross_episodes" in self.literal,
                 seed=self.seed,
             )
-            self._own_videos = self.videos
+        elif self.videos is not self._own_videos:  # others draw from the one given, or move it: this takes one of its own
+            (self.videos,) = self.videos.spawn(1)
+            if self.seed is not None:
+                self.videos.seed(self.seed)
+        self._own_videos = self.videos
         if self.videos.observation_shape != self.observation_space.shape:
             raise ValueError(
                 f"The videos have shape {self.videos.observation_shape} but the environment gives "
@@ -252,12 +253,6 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                     f"pass VideoDataset(..., {name}={value})."
                 )
         self.videos.to(self.device)
-
-    def _take_videos(self) -> None:
-        """A dataset of this model's own: whoever else draws from the one given, or moves it, does not change what it draws."""
-        assert isinstance(self.videos, VideoDataset)
-        (self.videos,) = self.videos.spawn(1)
-        self._own_videos = self.videos
 
     def _check_motion(self) -> None:
         """
@@ -283,7 +278,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
     def set_random_seed(self, seed: int | None = None) -> None:
         """SB3's, and of the videos and the replay."""
         super().set_random_seed(seed)
-        for drawn_from in (self.videos, self.replay_buffer):
+        for drawn_from in (self._own_videos, self.replay_buffer):  # other videos are the user's, until they are taken
             if seed is not None and isinstance(drawn_from, VideoDataset | WindowReplayBuffer):
                 drawn_from.seed(seed)
 
@@ -340,8 +335,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         """SB3's, then the pre-training: a mistake in what ``learn`` was given, or in stacked frames, should not cost one."""
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if not self.pretrained:
-            if self.replay_buffer_kwargs["n_stack"] > 1:
-                self.replay_buffer.check_first_stacks(self._last_obs)  # type: ignore[union-attr]
+            self.replay_buffer.check_first_stacks(self._last_obs)  # type: ignore[union-attr]
             logger = self._logger
             self.pretrain(progress_bar=progress_bar)
             self._logger, self.start_time = logger, time.time_ns()
@@ -440,10 +434,6 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
                 f"There are no videos to learn from: `{name}(env, videos=...)` or `{name}.load(path, env=env, videos=...)`. "
                 "They are never saved with a model."
             )
-        if isinstance(self.videos, VideoDataset) and self.videos is not self._own_videos:  # others, by now
-            self._take_videos()
-            if self.seed is not None:
-                self.videos.seed(self.seed)
         self._setup_videos()
 
     def _pretraining_steps(self, n_steps: int, stage: str, progress_bar: bool) -> Iterable[int]:

@@ -14,7 +14,7 @@ from sb3_bcvlr.common.devices import gather_frames, has_room, machine_memory, to
 
 
 class WindowSamples(NamedTuple):
-    frames: th.Tensor  # (batch_size, n_history + 1, C, H, W) uint8, the last is o_t+1
+    frames: th.Tensor  # (batch_size, n_history + 1, n_stack * C, H, W) uint8, the last is o_t+1
     actions: th.Tensor  # (batch_size, 1) or (batch_size, action_dim), a_t
 
 

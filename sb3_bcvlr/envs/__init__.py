@@ -3,17 +3,6 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = [
-    "ForagingEnv",
-    "dmcontrol_env",
-    "grayscale",
-    "make_dmcontrol",
-    "make_metaworld",
-    "make_procgen",
-    "metaworld_env",
-    "stack_frames",
-]
-
 _HOMES = {
     "ForagingEnv": "foraging",
     "dmcontrol_env": "dmcontrol",
@@ -24,6 +13,7 @@ _HOMES = {
     "metaworld_env": "metaworld",
     "stack_frames": "frame_stack",
 }
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

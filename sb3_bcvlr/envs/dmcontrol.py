@@ -13,9 +13,9 @@ import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from sb3_bcvlr.common.checks import check_whole
+from sb3_bcvlr.common.checks import check_task, check_whole
 from sb3_bcvlr.envs.registration import DMCONTROL_TASKS
-from sb3_bcvlr.envs.rendering import check_render_mode, check_task, list_cameras, pixels, require
+from sb3_bcvlr.envs.rendering import check_render_mode, list_cameras, pixels, require
 
 
 def make_dmcontrol(

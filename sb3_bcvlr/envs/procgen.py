@@ -23,7 +23,7 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 
-from sb3_bcvlr.common.checks import check_whole
+from sb3_bcvlr.common.checks import check_task, check_whole
 from sb3_bcvlr.envs.registration import PROCGEN_GAMES
 
 FRAME_SHAPE = (64, 64, 3)
@@ -93,7 +93,7 @@ def action_groups(game: str) -> np.ndarray:
 
     :raises ValueError: an unknown game
     """
-    _check_game(game)
+    check_task(game, PROCGEN_GAMES, "Procgen")
     return np.array([int(digit, 16) for digit in ACTION_GROUPS[game]])
 
 
@@ -145,14 +145,9 @@ def _load_library() -> ctypes.CDLL:
     return library
 
 
-def _check_game(game: str) -> None:
-    if game not in PROCGEN_GAMES:
-        raise ValueError(f"There is no Procgen game {game!r}; the games are {', '.join(PROCGEN_GAMES)}")
-
-
 def _check_arguments(game: str, n_envs: int, distribution_mode: str, **numbers: int) -> None:
     """Refuse all that the C side would answer by ending the process."""
-    _check_game(game)
+    check_task(game, PROCGEN_GAMES, "Procgen")
     if distribution_mode not in DISTRIBUTION_MODES:
         raise ValueError(f"distribution_mode is {distribution_mode!r}, expected one of {', '.join(DISTRIBUTION_MODES)}")
     games = DISTRIBUTION_MODES[distribution_mode][1]

@@ -11,7 +11,6 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -64,7 +63,7 @@ def _no_backend(error: Exception) -> ImportError:
     )
 
 
-def _load_triton() -> None:
+def _settle_triton() -> None:
     """
     PyTorch loads Triton with any optimizer, and crashes where Mesa, which draws on CPUs, has brought its LLVM before.
 
@@ -92,7 +91,7 @@ def require(module: str, extra: str) -> ModuleType:
     """
     backend = choose_backend()
     if backend in ("egl", "osmesa"):
-        _load_triton()
+        _settle_triton()
     try:
         mujoco = import_module("mujoco")
         if backend in ("egl", "osmesa"):  # MuJoCo reads MUJOCO_GL when it is imported, which may have been before
@@ -102,16 +101,6 @@ def require(module: str, extra: str) -> ModuleType:
         raise ImportError(f"{error.name} is missing: pip install 'sb3_bcvlr[{extra}]'") from error
     except Exception as error:  # PyOpenGL fails in many ways where its library is missing
         raise _no_backend(error) from error
-
-
-def check_task(task: str, tasks: Sequence[str], suite: str) -> None:
-    """
-    :raises ValueError: ``task`` is not one of ``tasks``; the message names those that look like it, or else all
-    """
-    if task not in tasks:
-        close = get_close_matches(task, tasks, cutoff=0.7)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of: {', '.join(tasks)}"
-        raise ValueError(f"{suite} has no task {task!r}; {hint}")
 
 
 def check_render_mode(render_mode: str) -> None:
@@ -290,10 +279,10 @@ def pixels(
     env.action_space = spaces.Box(-1, 1, env.action_space.shape, np.float32)  # DeepMind Control's is float64
     env = PixelObservation(env, simulation, cameras, image_size, fast)
     env.metadata = metadata
-    return Suite(stack_frames(env, n_stack))
+    return OwnWrappers(stack_frames(env, n_stack))
 
 
-class Suite(gym.Wrapper):
+class OwnWrappers(gym.Wrapper):
     """An environment whose wrappers belong to it: its spec, with which it is made again, does not list them."""
 
     @property

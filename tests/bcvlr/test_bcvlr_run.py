@@ -184,7 +184,7 @@ def test_an_encoder_of_pis_own_starts_as_f_was_pretrained():
 def test_an_encoder_of_pis_own_learns_as_pi_clones_and_not_with_p_and_d():
     model = pretrained(tune_encoder=["online"], policy_kwargs={"share_encoder": False}).learn(10)
     before = snapshot(model)
-    model._align(model.replay_buffer, 2, 4)
+    model._finetune(model.replay_buffer, 2, 4)
     aligned = snapshot(model)
     assert moved(before, aligned) == {"encoder", "idm", "action_decoder"}
     model._imitate_videos(3, model.latent_policy_optimizer)
@@ -997,13 +997,13 @@ def test_the_online_learning_rates_may_be_schedules():
         action_decoder_learning_rate=lambda remaining: 0.2 * remaining,
     )
     rates = []
-    optimize = model._align
+    optimize = model._finetune
 
     def align(*args):
         optimize(*args)
         rates.append([group["lr"] for group in model.finetune_optimizer.param_groups])
 
-    model._align = align
+    model._finetune = align
     model.learn(40)
     assert np.array(rates) == pytest.approx(np.outer([0.75, 0.5, 0.25, 0], [0.4, 0.2, 0, 0.4]))
 
@@ -1081,7 +1081,7 @@ def test_policy_kwargs_hold_the_policys_own_arguments(policy_kwargs):
         BCVLR(ActionPictureEnv(), policy_kwargs=policy_kwargs)
 
 
-def test_set_env_refuses_what_the_constructor_refuses(tiny_model):
+def test_set_env_refuses_what_the_constructor_refuses():
     env = VecNormalize(DummyVecEnv([ActionPictureEnv]), norm_obs=False)
     with pytest.raises(ValueError, match="VecNormalize lies around an environment whose pictures have their channels last"):
         tiny_model().set_env(env)
@@ -1331,14 +1331,14 @@ def test_frames_that_are_no_stack_are_refused_before_a_pretraining(monkeypatch):
         tiny_model(ReshapeObservation(env, (6, 16, 16))).learn(20)
 
 
-def test_actions_that_do_not_start_at_zero_are_refused(tiny_model):
+def test_actions_that_do_not_start_at_zero_are_refused():
     env = ActionPictureEnv()
     env.action_space = spaces.Discrete(3, start=1)
     with pytest.raises(ValueError, match="from 0 on"):
         tiny_model(env)
 
 
-def test_a_dataset_that_crosses_episodes_unasked_is_refused(tiny_model):
+def test_a_dataset_that_crosses_episodes_unasked_is_refused():
     videos = VideoDataset(fake_videos(), cross_episodes=True)
     with pytest.raises(ValueError, match="cross_episodes=True"):
         tiny_model(videos=videos)
@@ -1416,7 +1416,7 @@ def test_the_decoder_learns_from_standardized_latent_actions():
     policy.latent_mean.fill_(5.0)
     policy.idm.register_forward_hook(lambda module, inputs, output: read.append(output))
     policy.action_decoder.register_forward_pre_hook(lambda module, inputs: met.append(inputs[0]))
-    model._align(model.replay_buffer, 1, 4)
+    model._finetune(model.replay_buffer, 1, 4)
     assert th.equal(met[0], (read[0] - 5) / policy.latent_std)
 
 
@@ -1518,18 +1518,18 @@ def test_a_round_replays_what_the_one_before_recorded():
 @pytest.mark.parametrize(
     ("name", "value", "changed"),
     [
-        ("idm_learning_rate", 5e-4, {"align"}),
-        ("action_decoder_learning_rate", 5e-4, {"align"}),
-        ("world_model_learning_rate", 5e-4, {"align"}),
-        ("world_model_coef", 0.25, {"align"}),
-        ("dynamics_pad", 1, {"align"}),
-        ("batch_size", 5, {"align"}),
+        ("idm_learning_rate", 5e-4, {"finetune"}),
+        ("action_decoder_learning_rate", 5e-4, {"finetune"}),
+        ("world_model_learning_rate", 5e-4, {"finetune"}),
+        ("world_model_coef", 0.25, {"finetune"}),
+        ("dynamics_pad", 1, {"finetune"}),
+        ("batch_size", 5, {"finetune"}),
         ("lr_schedule", lambda progress: 1e-5, {"imitate"}),
         ("policy_tau", 0.5, {"imitate"}),
         ("imitation_pad", 1, {"imitate"}),
         ("imitation_batch_size", 5, {"imitate"}),
-        ("commitment_coef", 0.5, {"align", "imitate"}),
-        ("mixed_precision", True, {"align", "imitate"}),
+        ("commitment_coef", 0.5, {"finetune", "imitate"}),
+        ("mixed_precision", True, {"finetune", "imitate"}),
     ],
 )
 def test_a_round_records_anew_what_has_changed(name, value, changed):

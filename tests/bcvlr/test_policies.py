@@ -8,7 +8,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from torch.nn import functional as F
-from toys import TINY_NETWORKS
+from toys import TINY_NETWORKS, tiny_model
 
 from sb3_bcvlr.bcvlr import BCVLRPolicy, CnnPolicy
 from sb3_bcvlr.bcvlr.policies import N_LATENTS_KEPT
@@ -187,7 +187,7 @@ def test_latent_actions_have_zero_mean_in_each_dimension_and_one_variance_for_al
     assert s[:, 1].tolist() == [0, 0]
 
 
-def test_without_standardize_the_statistics_stay_neutral(tiny_model):
+def test_without_standardize_the_statistics_stay_neutral():
     model = tiny_model(policy_kwargs={"standardize": False}).pretrain()
     policy, z = model.policy, th.randn(3, model.policy.latent_mean.numel())
     assert (policy.feature_mean == 0).all() and (policy.feature_std == 1).all()
@@ -383,6 +383,13 @@ def test_a_policy_saved_alone_can_be_loaded_alone(kwargs, tmp_path):
     loaded = BCVLRPolicy.load(tmp_path / "policy.zip", device="cpu")
     observation = random_frames(1)[0].numpy()
     assert policy.predict(observation, deterministic=True)[0] == loaded.predict(observation, deterministic=True)[0]
+
+
+def test_a_policy_saved_alone_keeps_the_neighbors_that_were_set_since(tmp_path):
+    policy = make_policy(n_neighbors=4)
+    policy.n_neighbors = 2
+    policy.save(tmp_path / "policy.zip")
+    assert BCVLRPolicy.load(tmp_path / "policy.zip", device="cpu").n_neighbors == 2
 
 
 def test_the_average_starts_with_the_same_weights_and_takes_no_gradient():

@@ -1,10 +1,8 @@
 """Whoever looks sees the old file or the new one."""
 
-import csv
-
 import pytest
 
-from sb3_bcvlr.common.files import write_csv, written_beside
+from sb3_bcvlr.common.files import read_csv, write_csv, written_beside
 
 
 def test_the_target_changes_when_the_block_has_ended(tmp_path):
@@ -35,8 +33,7 @@ def test_a_link_stays_one(tmp_path):
 @pytest.mark.parametrize("rows", [[{"step": "1", "return": "2.5"}, {"step": "2", "return": "a, b"}], []])
 def test_a_table_is_read_as_it_was_written(rows, tmp_path):
     write_csv(tmp_path / "curve.csv", rows)
-    with open(tmp_path / "curve.csv", newline="") as file:
-        assert list(csv.DictReader(file)) == rows
+    assert read_csv(tmp_path / "curve.csv") == rows
 
 
 def test_a_row_of_other_names_leaves_the_table_that_was_there(tmp_path):

@@ -558,7 +558,7 @@ video_dataset.RESIDENT_BYTES = 64 * 2**20
 dataset = VideoDataset(np.zeros((2, 64, 64, 3), np.uint8))
 n_frames, (path,) = 40_000, Path(sys.argv[1]).glob("*.frames")  # 492 MB, a hole in the file
 with path.open("r+b") as file:
-    text = json.dumps({"frame_shape": [3, 64, 64], "episode_lengths": [n_frames], "skipped": []}).encode()
+    text = json.dumps({"frame_shape": [3, 64, 64], "episode_lengths": [n_frames], "skipped": [], "squashed": None}).encode()
     file.truncate(n_frames * 12288)
     file.seek(n_frames * 12288)
     file.write(text + len(text).to_bytes(8, "little") + video_dataset.FORMAT)

@@ -409,7 +409,7 @@ def test_every_game_groups_15_actions_and_an_unknown_one_raises():
         groups = action_groups(game)
         assert groups.shape == (15,)
         assert sorted(set(groups.tolist())) == list(range(groups.max() + 1))
-    with pytest.raises(ValueError, match="no Procgen game 'pong'"):
+    with pytest.raises(ValueError, match="Procgen has no task 'pong'"):
         action_groups("pong")
 
 
