@@ -286,6 +286,17 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         """Offline stage: learn from the videos alone. ``learn`` calls it when it has not been done."""
         raise NotImplementedError()
 
+    def _prepare_to_learn(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        if self.videos is None:
+            name = type(self).__name__
+            raise ValueError(
+                f"There are no videos to learn from: `{name}(env, videos=...)` or `{name}.load(path, env=env, videos=...)`. "
+                "They are never saved with a model."
+            )
+        self._setup_videos()
+
     def learn(
         self: SelfVideoImitation,
         total_timesteps: int,
@@ -424,17 +435,6 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """SB3's, but a last rollout that goes beyond the total takes no schedule below its end."""
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
-
-    def _prepare_to_learn(self) -> None:
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        if self.videos is None:
-            name = type(self).__name__
-            raise ValueError(
-                f"There are no videos to learn from: `{name}(env, videos=...)` or `{name}.load(path, env=env, videos=...)`. "
-                "They are never saved with a model."
-            )
-        self._setup_videos()
 
     def _pretraining_steps(self, n_steps: int, stage: str, progress_bar: bool) -> Iterable[int]:
         """Count the gradient steps of a stage under a progress bar of its own."""
