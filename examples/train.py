@@ -41,7 +41,7 @@ TASKS = {
     "procgen": PROCGEN_GAMES,
     "dmcontrol": DMCONTROL_TASKS,
     "metaworld": tuple(task.removesuffix("-v3") for task in METAWORLD_TASKS),
-    "foraging": ("", "foraging"),
+    "foraging": ("foraging",),
 }
 PRESETS = "default", "small", "paper"  # the constructor's; hyperparams' SUITE_small, for fewer steps; the published
 
@@ -70,7 +70,7 @@ def known_task(text: str) -> str:
             f"{text!r} is no suite/task with a suite of {', '.join(MAKERS)}; foraging stands alone"
         )
     try:
-        check_task(task, TASKS[suite], suite)
+        check_task(task or suite, TASKS[suite], suite)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return f"{suite}/{task}" if task else suite
