@@ -1,7 +1,6 @@
 """``examples/benchmark_speed.py`` times what it says."""
 
 import argparse
-import csv
 import sys
 import time
 
@@ -10,6 +9,8 @@ import torch as th
 
 pytest.importorskip("procgen", reason="the benchmark acts in Procgen")
 import benchmark_speed
+
+from sb3_bcvlr.common.files import read_csv
 
 SLEEP = 0.02  # seconds a step of the reference takes
 
@@ -36,8 +37,7 @@ def rows(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["benchmark_speed.py", *options.split(), *map(str, folders)])
         benchmark_speed.main()
-    with open(folder / "speed.csv") as file:
-        return {row["stage"]: row for row in csv.DictReader(file)}
+    return {row["stage"]: row for row in read_csv(folder / "speed.csv")}
 
 
 def test_each_stage_has_a_row_with_its_time_and_settings(rows):
@@ -56,8 +56,8 @@ def test_a_stage_that_the_reference_lacks_has_no_ratio(rows):
 
 
 def test_a_profile_names_the_operators_of_each_stage(rows, folder):
-    with open(folder / "speed_profile.csv") as file:
-        operators = {(row["stage"], row["operator"]): float(row["ms"]) for row in csv.DictReader(file)}
+    rows = read_csv(folder / "speed_profile.csv")
+    operators = {(row["stage"], row["operator"]): float(row["ms"]) for row in rows}
     assert operators["imitation", "aten::convolution_backward"] > 0
     assert {stage for stage, _ in operators} == {"imitation", "act"}
     assert not any("backward" in name for stage, name in operators if stage == "act")

@@ -1,10 +1,8 @@
 """The ladder's parts do what its rungs are said to be, and a run of it writes what it promises."""
 
 import argparse
-import csv
 import json
 import sys
-from pathlib import Path
 
 import ladder
 import numpy as np
@@ -14,6 +12,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from toys import TINY_NETWORKS, TINY_STEPS, equal, fake_videos, moved, read, snapshot, tiny_model
 
 from sb3_bcvlr import BCVLR, VideoDataset
+from sb3_bcvlr.common.files import read_csv
 from sb3_bcvlr.envs import ForagingEnv
 
 
@@ -22,11 +21,6 @@ def climber_of(model: BCVLR, groups: list[int] | None = None) -> ladder.Ladder:
     held_out = VideoDataset(fake_videos(), n_history=2, seed=0)
     labels = th.as_tensor(read(held_out.windows(np.arange(len(held_out))).frames[:, -1])[:, :1])
     return ladder.Ladder(model.pretrain(), labels, held_out, labels, np.arange(3) if groups is None else np.array(groups))
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_starts_where_the_first_one_had_been_pretrained(tmp_path):
@@ -196,7 +190,8 @@ def test_a_run_writes_a_row_for_each_rung_and_what_it_saw_along_the_way(labelled
     arguments += " --updates 6 --align-updates 3 --random-steps 12 --steps 20 --n-envs 2 --eval-episodes 2 --eval-every 10"
     monkeypatch.setattr(sys, "argv", ["ladder.py", *arguments.split(), "--set", json.dumps(hyperparameters)])
     ladder.main()
-    assert [row["rung"] for row in rows(tmp_path / "foraging.csv")] == list("012345")
-    assert all(np.isfinite(float(row["return"])) for row in rows(tmp_path / "foraging.csv"))
-    assert [row["updates"] for row in rows(tmp_path / "foraging.csv")] == list("066663")  # the first rollout ends too early
+    rows = read_csv(tmp_path / "foraging.csv")
+    assert [row["rung"] for row in rows] == list("012345")
+    assert all(np.isfinite(float(row["return"])) for row in rows)
+    assert [row["updates"] for row in rows] == list("066663")  # the first rollout ends too early
     assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [10, 20]

@@ -9,6 +9,7 @@ import quickstart
 import torch as th
 from toys import darkening_video, tiny_arguments
 
+from sb3_bcvlr.common.files import read_csv
 from sb3_bcvlr.common.video_io import write_video
 
 
@@ -87,9 +88,7 @@ def test_a_table_of_another_program_tells_no_return(videos, rows):
 
 def test_what_the_model_logs_is_kept(videos, tmp_path):
     run(videos, tmp_path / "out")
-    with open(tmp_path / "out" / "progress.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert any(row["train/action_loss"] for row in rows)
+    assert any(row["train/action_loss"] for row in read_csv(tmp_path / "out" / "progress.csv"))
 
 
 @pytest.mark.parametrize("has_tensorboard", [False, True])

@@ -1,6 +1,5 @@
 """The recorder of expert videos, its experts, and what is read back."""
 
-import csv
 import sys
 
 import experts
@@ -12,6 +11,7 @@ from record_videos import Recorder, Settings, goal_reached, main, perturbed, rea
 from toys import SIZE, picture
 
 from sb3_bcvlr import VideoDataset
+from sb3_bcvlr.common.files import read_csv
 from sb3_bcvlr.common.video_io import read_video
 from sb3_bcvlr.envs.rendering import ActionRepeat
 
@@ -54,8 +54,7 @@ def contents(folder):
 
 def test_a_row_tells_length_return_and_settings(tmp_path):
     row = record(tmp_path, n_episodes=1, seed=3)[0]
-    with open(tmp_path / "episodes.csv") as file:
-        assert list(csv.DictReader(file)) == [{key: str(value) for key, value in row.items()}]
+    assert read_csv(tmp_path / "episodes.csv") == [{key: str(value) for key, value in row.items()}]
     assert (row["file"], row["length"], row["success"]) == ("00000.mp4", 61, "")
     assert (row["env"], row["seed"], row["noise"]) == ("sb3_bcvlr/Foraging-v0", "3", "0.1")
 

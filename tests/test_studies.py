@@ -93,11 +93,8 @@ def test_tasks_that_were_not_pretrained_on_learn_too(tmp_path, monkeypatch):
     variants = list(studies.multi_task(args, 0, tiny_arguments()))
     assert [name for name, _, _ in variants] == ["seen", "unseen"]
     assert all(model.num_timesteps == 20 for _, _, model in variants)
-    assert folders == [
-        args.videos[:1],
-        args.videos[1:],
-        args.videos[:1],
-    ]  # all are read first; the first pre-trains, and it alone
+    each, pretraining = [args.videos[:1], args.videos[1:]], [args.videos[:1]]
+    assert folders == each + pretraining  # all are read first; the first pre-trains, and it alone
     assert len(pretrained) == 1
 
 

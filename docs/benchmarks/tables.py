@@ -1,8 +1,9 @@
 """The table of whole runs in defaults.md, from defaults_runs.csv: ``python docs/benchmarks/tables.py`` writes it anew."""
 
-import csv
 from itertools import groupby
 from pathlib import Path
+
+from sb3_bcvlr.common.files import read_csv
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- by tables.py -->\n", "<!-- until here -->\n"
@@ -13,8 +14,7 @@ HEADER = "task", "settings", "return of each seed", "mean, of the videos'", "p +
 
 def read(name: str) -> list[dict[str, str]]:
     """The rows of a csv of this folder."""
-    with open(FOLDER / name, newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(FOLDER / name)
 
 
 def minutes(run: dict[str, str]) -> float:

@@ -12,7 +12,7 @@ def check_whole(minimum: int = 1, **numbers: Any) -> None:
     :raises ValueError: one is no whole number, or too small
     """
     for name, value in numbers.items():
-        if not _is_whole(value) or value < minimum:
+        if not is_whole(value) or value < minimum:
             raise ValueError(f"{name} is {value!r}, expected a whole number from {minimum} on.")
 
 
@@ -21,11 +21,12 @@ def check_sizes(**sizes: Any) -> None:
     :raises ValueError: one is no list of whole numbers from 1 on
     """
     for name, values in sizes.items():
-        if not isinstance(values, Sequence) or not all(_is_whole(value) and value >= 1 for value in values):
+        if not isinstance(values, Sequence) or not all(is_whole(value) and value >= 1 for value in values):
             raise ValueError(f"{name} is {values!r}, expected whole numbers from 1 on, in a list.")
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """A number of Python or NumPy without fractions, and not True."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

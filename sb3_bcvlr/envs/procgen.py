@@ -23,7 +23,7 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 
-from sb3_bcvlr.common.checks import check_task, check_whole
+from sb3_bcvlr.common.checks import check_task, check_whole, is_whole
 from sb3_bcvlr.envs.registration import PROCGEN_GAMES
 
 FRAME_SHAPE = (64, 64, 3)
@@ -155,7 +155,7 @@ def _check_arguments(game: str, n_envs: int, distribution_mode: str, **numbers: 
         raise ValueError(f"{game} has no mode {distribution_mode!r}; the games that have it are {', '.join(games)}")
     check_whole(n_envs=n_envs)
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number <= MAX_LEVEL:
+        if not is_whole(number) or not 0 <= number <= MAX_LEVEL:
             raise ValueError(f"{name} is {number}, expected a whole number from 0 to {MAX_LEVEL}")
     last_level = numbers["start_level"] + numbers["num_levels"]
     if last_level > MAX_LEVEL:

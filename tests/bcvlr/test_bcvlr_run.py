@@ -1,6 +1,5 @@
 """Both stages of ``BCVLR``: what moves, what is never looked at, what is refused, and what every argument does."""
 
-import csv
 import inspect
 import math
 import re
@@ -38,6 +37,7 @@ from sb3_bcvlr.bcvlr import BCVLRPolicy, bcvlr
 from sb3_bcvlr.bcvlr.bcvlr import FALLING_RATE
 from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
 from sb3_bcvlr.common.contrastive import InfoNCE, PrototypeLoss
+from sb3_bcvlr.common.files import read_csv
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
 from sb3_bcvlr.common.video_io import write_video
 from sb3_bcvlr.envs import ForagingEnv, grayscale, stack_frames
@@ -185,11 +185,11 @@ def test_an_encoder_of_pis_own_learns_as_pi_clones_and_not_with_p_and_d():
     model = pretrained(tune_encoder=["online"], policy_kwargs={"share_encoder": False}).learn(10)
     before = snapshot(model)
     model._finetune(model.replay_buffer, 2, 4)
-    aligned = snapshot(model)
-    assert moved(before, aligned) == {"encoder", "idm", "action_decoder"}
+    tuned = snapshot(model)
+    assert moved(before, tuned) == {"encoder", "idm", "action_decoder"}
     model._imitate_videos(3, model.latent_policy_optimizer)
-    assert moved(aligned, snapshot(model)) == {"latent_policy"}
-    assert not th.equal(model.policy.latent_policy[0].net[0].weight, aligned["latent_policy.0.net.0.weight"])
+    assert moved(tuned, snapshot(model)) == {"latent_policy"}
+    assert not th.equal(model.policy.latent_policy[0].net[0].weight, tuned["latent_policy.0.net.0.weight"])
 
 
 def test_online_imitation_clones_what_the_idm_reads_on_the_scale_of_the_decoder():
@@ -910,9 +910,7 @@ def test_a_csv_logger_gets_all_keys(log_every_step, tmp_path):
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(30, log_interval=1)
     model.logger.close()
-    with open(tmp_path / "progress.csv") as file:
-        rows = list(csv.DictReader(file))
-    filled = {key for row in rows for key, value in row.items() if value}
+    filled = {key for row in read_csv(tmp_path / "progress.csv") for key, value in row.items() if value}
     assert PRETRAIN_KEYS | TRAIN_KEYS | {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/total_timesteps"} <= filled
 
 
@@ -997,13 +995,13 @@ def test_the_online_learning_rates_may_be_schedules():
         action_decoder_learning_rate=lambda remaining: 0.2 * remaining,
     )
     rates = []
-    optimize = model._finetune
+    finetune = model._finetune
 
-    def align(*args):
-        optimize(*args)
+    def noting_rates(*args):
+        finetune(*args)
         rates.append([group["lr"] for group in model.finetune_optimizer.param_groups])
 
-    model._finetune = align
+    model._finetune = noting_rates
     model.learn(40)
     assert np.array(rates) == pytest.approx(np.outer([0.75, 0.5, 0.25, 0], [0.4, 0.2, 0, 0.4]))
 
