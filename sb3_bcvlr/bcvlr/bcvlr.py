@@ -24,14 +24,22 @@ from sb3_bcvlr.bcvlr.policies import N_LATENTS_KEPT, BCVLRPolicy
 from sb3_bcvlr.common.augmentations import random_shift
 from sb3_bcvlr.common.checks import check_whole, checked_names, is_number
 from sb3_bcvlr.common.contrastive import InfoNCE
-from sb3_bcvlr.common.devices import GraphedStep, fused_polyak_update, lacks_bfloat16, multiplies_bfloat16, to_device
+from sb3_bcvlr.common.devices import (
+    GraphedStep,
+    fused_polyak_update,
+    gather_rows,
+    lacks_bfloat16,
+    multiplies_bfloat16,
+    to_device,
+)
 from sb3_bcvlr.common.video_imitation import VideoImitationAlgorithm, optimize
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
 FALLING_RATE = LinearSchedule(1e-3, 2e-5, 1.0)  # of p and d online
-LOG_STEPS = 100  # gradient steps between two lines of the pre-training log
+LOG_STEPS = 100  # gradient steps between two lines of the pre-training log, or more, so that
+LOG_LINES = 50  # is the most of a stage: a GPU waits while each is made
 N_ENCODED_TOGETHER = 1024  # windows that p labels while the features of all of them are kept
-N_AT_ONCE = 256  # of their pictures that f encodes, and of them that p labels
+N_AT_ONCE = 256  # of them that p labels by one call, and of their pictures that f encodes; on a GPU, to fill it, 1024
 POSITIVE = (
     "n_history",
     "n_stack",
@@ -71,6 +79,11 @@ NOT_NEGATIVE = (
 )
 SHARES = {"policy_tau": "1 averages nothing", "tau": "1 copies"}
 SWITCHES: dict[str, tuple[bool | None, ...]] = {"compile": (True, False), "mixed_precision": (True, False, None)}
+
+
+def log_steps(n_steps: int) -> int:
+    """Gradient steps between two lines of the log of a stage that has ``n_steps``."""
+    return max(LOG_STEPS, math.ceil(n_steps / LOG_LINES))
 
 
 class BCVLR(VideoImitationAlgorithm):
@@ -426,7 +439,7 @@ class BCVLR(VideoImitationAlgorithm):
             losses += graphed_update(self.videos.windows(indices, looked_at).frames)
             if (step + 1) % self.target_update_interval == 0:
                 feature_loss.update_target(self.tau)
-            self._log_pretraining("encoder_loss", losses, step + 1)
+            self._log_pretraining("encoder_loss", losses, self.pretrain_encoder_steps, step + 1)
         self.policy.encoder.requires_grad_(False)
         if self.policy.standardize:
             self.policy.fit_feature_statistics(self.videos.sample(self.encoder_batch_size).frames)
@@ -456,7 +469,7 @@ class BCVLR(VideoImitationAlgorithm):
                 quantizer.bypass = not quantizer.enabled or step < self.quantizer_warmup_steps
                 graphed_update = GraphedStep(update, self.device)
             graphed_update(self.videos.sample(self.dynamics_batch_size).frames)
-            if (step + 1) % LOG_STEPS == 0:
+            if (step + 1) % log_steps(self.pretrain_dynamics_steps) == 0:
                 fresh_videos = self.videos.sample(self.dynamics_batch_size)
                 with self._autocast():
                     diagnostics = self.policy.dynamics_diagnostics(fresh_videos.frames)
@@ -476,7 +489,7 @@ class BCVLR(VideoImitationAlgorithm):
         n_steps_before = self.pretrain_encoder_steps + self.pretrain_dynamics_steps
 
         def log(step: int, losses: list[th.Tensor]) -> None:
-            self._log_pretraining("imitation_loss", losses, n_steps_before + step)
+            self._log_pretraining("imitation_loss", losses, self.pretrain_imitation_steps, n_steps_before + step)
 
         self._imitate_videos(self.pretrain_imitation_steps, optimizer, progress_bar, log)
 
@@ -631,21 +644,22 @@ class BCVLR(VideoImitationAlgorithm):
         What windows have in common is encoded once, which saves most where ``indices`` are sorted and dense.
         """
         encode, read = self._compiled(self.policy.encode), self._compiled(self.policy.latent_actions)
+        n_at_once = N_ENCODED_TOGETHER if self.device.type == "cuda" else N_AT_ONCE
         labels: list[th.Tensor] = []
         with th.no_grad(), self._autocast():
             for windows in np.split(indices, range(N_ENCODED_TOGETHER, len(indices), N_ENCODED_TOGETHER)):
                 numbers, positions = np.unique(self.videos.frame_numbers(windows), return_inverse=True)
-                pictures = self.videos.observations_at(self._filled_up(numbers))
+                pictures = self.videos.observations_at(self._filled_up(numbers, n_at_once))
                 # Channels last in memory, as convolutions give and take them
-                features = th.cat([encode(chunk).movedim(1, -1) for chunk in pictures.split(N_AT_ONCE)])
-                positions = to_device(self._filled_up(positions.reshape(len(windows), -1)), self.device)
-                chunks = [read(features[chunk].movedim(-1, 2)) for chunk in positions.split(N_AT_ONCE)]
-                labels.append(th.cat(chunks)[: len(windows)])
+                features = th.cat([encode(chunk).movedim(1, -1) for chunk in pictures.split(n_at_once)])
+                positions = self._filled_up(positions.reshape(len(windows), -1), n_at_once)
+                chunks = np.split(positions, range(n_at_once, len(positions), n_at_once))
+                labels.append(th.cat([read(gather_rows(features, chunk).movedim(-1, 2)) for chunk in chunks])[: len(windows)])
         return th.cat(labels)
 
-    def _filled_up(self, items: np.ndarray) -> np.ndarray:
+    def _filled_up(self, items: np.ndarray, size: int) -> np.ndarray:
         """From the first of them, to chunks of one size: for another, code is compiled anew, and a GPU chooses kernels."""
-        n_items = math.ceil(len(items) / N_AT_ONCE) * N_AT_ONCE
+        n_items = math.ceil(len(items) / size) * size
         return np.resize(items, (n_items, *items.shape[1:])) if self.compile or self.device.type == "cuda" else items
 
     def align(
@@ -760,10 +774,11 @@ class BCVLR(VideoImitationAlgorithm):
         enabled = multiplies_bfloat16(self.device) if self.mixed_precision is None else bool(self.mixed_precision)
         return th.autocast(self.device.type, th.bfloat16, enabled=enabled)
 
-    def _log_pretraining(self, name: str, losses: list[th.Tensor], step: int) -> None:
-        """Mean of the last losses, every ``LOG_STEPS``."""
-        if len(losses) % LOG_STEPS == 0:
-            self._record_mean(f"pretrain/{name}", losses[-LOG_STEPS:])
+    def _log_pretraining(self, name: str, losses: list[th.Tensor], n_steps: int, step: int) -> None:
+        """Mean of the last losses of a stage of ``n_steps``, every ``log_steps`` of them."""
+        n_last = log_steps(n_steps)
+        if len(losses) % n_last == 0:
+            self._record_mean(f"pretrain/{name}", losses[-n_last:])
             self._dump_pretraining(step)
 
     def _dump_pretraining(self, step: int) -> None:

@@ -43,17 +43,17 @@ def has_room(device: th.device, frames: np.ndarray | th.Tensor) -> bool:
     return frames.nbytes <= free_memory(device) / 2
 
 
-def gather_frames(frames: th.Tensor, indices: np.ndarray) -> th.Tensor:
+def gather_rows(rows: th.Tensor, indices: np.ndarray) -> th.Tensor:
     """
-    ``frames[indices]``, on their device.
+    ``rows[indices]``, on their device.
 
-    :param frames: (n, C, H, W) uint8, contiguous
+    :param rows: (n, ...), contiguous, such as frames or feature maps
     :param indices: int64, of any shape
     """
-    numbers = frames.flatten(1)
-    # A GPU takes as long for each number: eight bytes are better than one.
-    numbers = numbers.view(th.int64) if numbers.shape[1] % 8 == 0 else numbers
-    return numbers[to_device(indices, frames.device)].view(th.uint8).unflatten(-1, frames.shape[1:])
+    numbers = rows.flatten(1)
+    # A GPU takes as long for each number: eight bytes are better than one or two.
+    numbers = numbers.view(th.int64) if numbers.shape[1] * numbers.element_size() % 8 == 0 else numbers
+    return numbers[to_device(indices, rows.device)].view(rows.dtype).unflatten(-1, rows.shape[1:])
 
 
 class Sender:

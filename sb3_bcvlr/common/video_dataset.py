@@ -22,7 +22,7 @@ import torch as th
 from tqdm import tqdm
 
 from sb3_bcvlr.common.checks import check_whole
-from sb3_bcvlr.common.devices import Sender, gather_frames, has_room, machine_memory, to_device
+from sb3_bcvlr.common.devices import Sender, gather_rows, has_room, machine_memory, to_device
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
 # Last bytes of a store; to be changed with its layout, or with what a frame goes through before it is stored
@@ -327,7 +327,7 @@ class _Store:
     def gather(self, indices: np.ndarray) -> th.Tensor:
         """Frames ``(*indices.shape, C, H, W)`` on the device."""
         if self._resident is not None:
-            return gather_frames(self._resident, indices)
+            return gather_rows(self._resident, indices)
         frames = th.empty((*indices.shape, *self.frame_shape), dtype=th.uint8, pin_memory=self._sender is not None)
         # By several threads, as numpy would not: most of the time goes to pages of the memory map
         th.index_select(self._frames, 0, th.from_numpy(indices.reshape(-1)), out=frames.view(-1, *self.frame_shape))

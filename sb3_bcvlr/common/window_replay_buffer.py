@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_bcvlr.common.devices import gather_frames, has_room, machine_memory, to_device
+from sb3_bcvlr.common.devices import gather_rows, has_room, machine_memory, to_device
 
 
 class WindowSamples(NamedTuple):
@@ -153,7 +153,7 @@ class WindowReplayBuffer(ReplayBuffer):
                 self._n_fresh = 0
         if self._resident is None:
             return to_device(self.frames[rows, envs], self.device)
-        return gather_frames(self._resident.flatten(0, 1), rows * self.n_envs + envs)
+        return gather_rows(self._resident.flatten(0, 1), rows * self.n_envs + envs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_resident": None, "_n_fresh": self.buffer_size}

@@ -946,6 +946,14 @@ def test_pretraining_logs_the_mean_of_its_last_losses(monkeypatch):
     assert memory.values("pretrain/encoder_loss") == [1, 4]  # of 0, 1, 2 and 3, 4, 5; the 6 makes no line
 
 
+def test_each_stage_of_pretraining_logs_some_lines_however_long_it_is(log_every_step, monkeypatch):
+    monkeypatch.setattr("sb3_bcvlr.bcvlr.bcvlr.LOG_LINES", 2)
+    model, memory = tiny_model(pretrain_encoder_steps=9, pretrain_dynamics_steps=5, pretrain_imitation_steps=3), Memory()
+    model.set_logger(Logger(None, [memory]))
+    model.pretrain()
+    assert memory.values("pretrain/n_updates") == [5, 9 + 3, 9 + 5 + 2]
+
+
 def test_tensorboard_gets_a_run_for_each_stage(log_every_step, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -14,7 +14,7 @@ from sb3_bcvlr.common.devices import (
     GraphedStep,
     Sender,
     free_memory,
-    gather_frames,
+    gather_rows,
     has_room,
     lacks_bfloat16,
     machine_memory,
@@ -35,13 +35,16 @@ def test_a_machine_tells_its_memory_or_counts_as_endless(monkeypatch):
     assert machine_memory() == math.inf
 
 
-@pytest.mark.parametrize("frame_shape", [(3, 4, 4), (1, 3, 3)])  # the second is no multiple of eight bytes
-def test_gathered_frames_are_those_of_the_indices(frame_shape):
-    frames = th.arange(5 * np.prod(frame_shape)).to(th.uint8).view(5, *frame_shape)
+@pytest.mark.parametrize(
+    ("row_shape", "dtype"),
+    [((3, 4, 4), th.uint8), ((1, 3, 3), th.uint8), ((4, 4, 3), th.bfloat16), ((3, 1, 1), th.bfloat16)],  # 48, 9, 96, 6 bytes
+)
+def test_gathered_rows_are_those_of_the_indices(row_shape, dtype):
+    rows = th.arange(5 * np.prod(row_shape)).to(dtype).view(5, *row_shape)
     indices = np.array([[4, 0, 0], [1, 2, 4]])
-    gathered = gather_frames(frames, indices)
-    assert gathered.dtype == th.uint8 and gathered.shape == (2, 3, *frame_shape)
-    assert (gathered == frames[indices]).all()
+    gathered = gather_rows(rows, indices)
+    assert gathered.dtype == dtype and gathered.shape == (2, 3, *row_shape)
+    assert (gathered == rows[indices]).all()
 
 
 @pytest.mark.parametrize(
