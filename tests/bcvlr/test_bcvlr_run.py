@@ -229,6 +229,18 @@ def test_labels_are_what_the_idm_reads_in_each_window(monkeypatch, compile):
         th.testing.assert_close(model._label_videos(indices), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
+def test_labels_made_on_a_gpu_are_those_of_a_cpu(monkeypatch):
+    monkeypatch.setattr(bcvlr, "N_ENCODED_TOGETHER", 8)
+    monkeypatch.setattr(th.backends.cudnn, "allow_tf32", False)
+    there, here = tiny_model(device="cuda"), tiny_model(device="cpu")
+    there.policy.load_state_dict(here.policy.state_dict())
+    indices = np.arange(19)
+    expected = here._label_videos(indices)
+    assert expected.std(0).min() > 1e-3
+    th.testing.assert_close(there._label_videos(indices).cpu(), expected, rtol=1e-3, atol=1e-5)
+
+
 def test_what_windows_have_in_common_is_encoded_once():
     model, n_encoded = pretrained(), []
     encode = model.policy.encode
