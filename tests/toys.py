@@ -4,11 +4,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import KVWriter
 
 from sb3_bcvlr import BCVLR
+
+needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
 
 SIZE = 16
 N_ACTIONS = 3

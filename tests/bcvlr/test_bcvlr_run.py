@@ -26,6 +26,7 @@ from toys import (
     equal,
     fake_videos,
     moved,
+    needs_gpu,
     picture,
     snapshot,
     tiny_arguments,
@@ -229,7 +230,7 @@ def test_labels_are_what_the_idm_reads_in_each_window(monkeypatch, compile):
         th.testing.assert_close(model._label_videos(indices), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
+@needs_gpu
 def test_labels_made_on_a_gpu_are_those_of_a_cpu(monkeypatch):
     monkeypatch.setattr(bcvlr, "N_ENCODED_TOGETHER", 8)
     monkeypatch.setattr(th.backends.cudnn, "allow_tf32", False)
@@ -1566,7 +1567,7 @@ def test_new_parameters_are_recorded_anew():
     assert all(after[stage] is not before[stage] for stage in after)
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
+@needs_gpu
 @pytest.mark.filterwarnings("error:No CUDA graph")
 def test_neighbors_are_asked_by_a_graph_as_without():
     model = tiny_model(**{**CONSTANT_RATES, "learning_starts": 0}, n_neighbors=16, device="cuda").learn(60)
@@ -1579,7 +1580,7 @@ def test_neighbors_are_asked_by_a_graph_as_without():
         model.policy.keep_video_latents(th.randn_like(model.policy.video_latents))
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
+@needs_gpu
 def test_rounds_that_are_replayed_learn_what_others_learn(monkeypatch):
     rng = np.random.default_rng(0)
     episodes = [(rng.integers(256, size=(20, SIZE, SIZE, 3), dtype=np.uint8), rng.integers(3, size=19)) for _ in range(3)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from toys import needs_gpu
 
 from sb3_bcvlr.common.devices import (
     GraphedStep,
@@ -24,7 +25,6 @@ from sb3_bcvlr.common.devices import (
 from sb3_bcvlr.common.networks import Encoder, ResidualBlock
 from sb3_bcvlr.common.window_replay_buffer import WindowReplayBuffer
 
-needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
 CPU = th.device("cpu")
 
 

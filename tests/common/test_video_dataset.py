@@ -15,6 +15,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch as th
+from toys import needs_gpu
 
 from sb3_bcvlr.common import video_dataset, video_io
 from sb3_bcvlr.common.video_dataset import VideoDataset
@@ -608,7 +609,7 @@ def test_repr_tells_what_is_there():
     assert "2 episodes, 5 frames, 3 windows, 0 skipped" in text and "observation_shape=(6, 4, 4)" in text
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 @pytest.mark.parametrize("fits", [True, False])
 def test_batches_are_the_same_on_a_gpu(monkeypatch, fits):
     dataset = VideoDataset([filled(0, 1, 2), filled(10, 11)])
