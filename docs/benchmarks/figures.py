@@ -14,10 +14,17 @@ VIDEOS = {  # as videos.csv names them
     "finger_spin": "to learn from, on the H100",
 }
 RANDOM_PLAY = {"fruitbot": "ladder.csv", "bigfish": "ladder.csv", "ball_in_cup_catch": "dmcontrol.csv"}  # where it stands
-LABELS = {"the defaults": "the defaults, n_neighbors=0", "the defaults, more videos": "that, more videos"}
+MORE = {  # whether the videos are more, and pi's updates
+    (True, False): "more videos",
+    (False, True): "more updates of pi",
+    (True, True): "more videos and updates of pi",
+}
+LABELS = {"the defaults": "the defaults, n_neighbors=0"} | {more: f"that, {more}" for more in MORE.values()}
 COLORS = {  # of whole runs; all other settings are grey dots
     "the defaults": "black",
-    "the defaults, more videos": "tab:red",
+    "more videos": "tab:red",
+    "more updates of pi": "tab:olive",
+    "more videos and updates of pi": "tab:pink",
     "pi's encoder at 32x32, 6,250 updates": "tab:purple",
     "pi shares f": "tab:blue",
     "dmcontrol_small": "tab:cyan",
@@ -55,8 +62,8 @@ def whole_runs() -> Figure:
         draw_bounds(axes, task)
         labels = set()
         for run in where(runs, task=task):
-            more = run["settings"].endswith("frames of videos")
-            settings = "the defaults, more videos" if more else run["settings"]
+            named = run["settings"]
+            settings = MORE.get(("frames of videos" in named, named.endswith("updates of pi")), named)
             is_named = settings in COLORS
             style = dict(color=COLORS[settings], zorder=3) if is_named else dict(color="lightgray")
             label = LABELS.get(settings, settings) if is_named else "other settings"
