@@ -62,8 +62,8 @@ def whole_runs() -> Figure:
         draw_bounds(axes, task)
         labels = set()
         for run in where(runs, task=task):
-            named = run["settings"]
-            settings = MORE.get(("frames of videos" in named, named.endswith("updates of pi")), named)
+            settings = run["settings"]
+            settings = MORE.get(("frames of videos" in settings, settings.endswith("updates of pi")), settings)
             is_named = settings in COLORS
             style = dict(color=COLORS[settings], zorder=3) if is_named else dict(color="lightgray")
             label = LABELS.get(settings, settings) if is_named else "other settings"
