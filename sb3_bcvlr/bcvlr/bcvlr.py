@@ -370,6 +370,7 @@ class BCVLR(VideoImitationAlgorithm):
         for name, choices in SWITCHES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {choices}.")
+        self.feature_loss_kwargs = self.feature_loss_kwargs or {}  # None where `load` is given that
         if not isinstance(self.feature_loss_class, type):
             raise ValueError(f"feature_loss_class is {self.feature_loss_class!r}, expected a class such as InfoNCE.")
         try:
@@ -404,6 +405,7 @@ class BCVLR(VideoImitationAlgorithm):
         self._start_log("pretrain")
         self.start_time = time.time_ns()
         self.policy.set_training_mode(True)
+        self.pretrained = False  # until it is again
         stages = (self._pretrain_encoder, self._pretrain_dynamics, self._pretrain_imitation)
         for stage in stages[self._n_stages_finished :]:
             stage(progress_bar)

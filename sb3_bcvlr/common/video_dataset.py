@@ -26,7 +26,7 @@ from sb3_bcvlr.common.devices import Sender, gather_rows, has_room, machine_memo
 from sb3_bcvlr.common.video_io import ACCEPTED, find_videos, image_files, iterate_frames, read_dones
 
 # Last bytes of a store; to be changed with its layout, or with what a frame goes through before it is stored
-FORMAT = b"BCVLR_02"
+FORMAT = b"BCVLR_03"
 # ITU-R 601, the grey of OpenCV and Pillow; that of Gymnasium's GrayscaleObservation is another (envs.grayscale)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 HASHED_BYTES = 64 * 2**20  # the first files are known by their content, up to this many bytes: a second start must stay quick
@@ -200,7 +200,7 @@ class VideoDataset:
 
         :param fraction: share of the episodes to hold out, at least one of them
         :return: the episodes to learn from, and those held out; each with a generator of its own
-        :raises ValueError: if a part would be without episodes
+        :raises ValueError: if a part would be without episodes, or all of its episodes hold one frame
         """
         n_held_out = max(1, round(fraction * self.n_episodes)) if 0 < fraction < 1 else 0
         if not 0 < n_held_out < self.n_episodes:
@@ -209,6 +209,8 @@ class VideoDataset:
         kept, held_out = np.split(self.episode_lengths, [-n_held_out])
         parts[0]._select(self._first_frame, kept)
         parts[1]._select(self._first_frame + int(kept.sum()), held_out)
+        if not all(map(len, parts)):
+            raise ValueError(f"Cannot hold out a fraction of {fraction}: of one part, every episode would hold one frame.")
         return parts[0], parts[1]
 
     def spawn(self, n: int) -> list["VideoDataset"]:
@@ -467,11 +469,11 @@ class _ContentHash:
         try:
             status = file.stat()
             self._budget -= status.st_size
-            content = file.read_bytes() if self._budget >= 0 else f"{file.resolve()} {status.st_mtime_ns}".encode()
+            content = file.read_bytes() if self._budget >= 0 else os.fsencode(f"{file.resolve()} {status.st_mtime_ns}")
             # The ending decides how a file is read
-            self._hash.update(f"{file.name} {status.st_size}".encode() + content)
+            self._hash.update(os.fsencode(f"{file.name} {status.st_size}") + content)
         except OSError:  # whoever reads the video will say what is wrong with it
-            self._hash.update(f"unreadable {file}".encode())
+            self._hash.update(os.fsencode(f"unreadable {file}"))
 
 
 def _open_store(videos: Any, conversion: _Conversion, cache_dir: Path, on_error: str) -> _Store:

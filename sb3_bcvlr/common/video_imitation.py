@@ -121,6 +121,8 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
             raise ValueError(f"There is no environment: `{type(self).__name__}(env, ...)`, or `load(path)` for a saved model.")
         self.literal = checked_names("literal", self.literal, self.literal_choices)
         self._check_train_freq()
+        for name in ("learning_rate", "rollout_steps", "train_freq", "_stats_window_size"):
+            setattr(self, name, _of_python(getattr(self, name)))
         if self.train_freq is None or isinstance(self.train_freq, TrainFreq):  # not given, or as a saved model had it
             self.train_freq = self.train_freq if self.rollout_steps is None else -(-self.rollout_steps // self.n_envs)
         else:
@@ -256,15 +258,19 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
 
     def _check_motion(self) -> None:
         """
-        :raises ValueError: in none of many windows of the videos anything changes
+        :raises ValueError: in no window of the videos anything changes
         """
-        spread = np.linspace(0, len(self.videos) - 1, N_LOOKED_AT).astype(np.int64)
-        frames = self.videos.windows(spread).frames
-        if (frames == frames[:, :1]).all():
-            raise ValueError(
-                "Nothing moves in the videos: every picture is like the one before it. Look at one of them: a screen that was "
-                "not there records black."
-            )
+        n_windows = len(self.videos)
+        spread = np.linspace(0, n_windows - 1, N_LOOKED_AT).astype(np.int64)
+        in_turn = np.split(np.arange(n_windows), range(N_LOOKED_AT, n_windows, N_LOOKED_AT))
+        for indices in (spread, *in_turn):  # a look at many of them tells, but where most of the videos stand still
+            frames = self.videos.windows(indices).frames
+            if (frames != frames[:, :1]).any():
+                return
+        raise ValueError(
+            "Nothing moves in the videos: every picture is like the one before it. Look at one of them: a screen that was "
+            "not there records black."
+        )
 
     def _check_grey(self) -> None:
         """Warn of an environment whose grey is not that of the videos, which are made grey here."""
@@ -344,9 +350,11 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         """SB3's, then the pre-training: a mistake in what ``learn`` was given, or in stacked frames, should not cost one."""
+        begins = reset_num_timesteps or self._last_obs is None
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if not self.pretrained:
-            self.replay_buffer.check_first_stacks(self._last_obs)  # type: ignore[union-attr]
+            if begins:
+                self.replay_buffer.check_first_stacks(self._last_obs)  # type: ignore[union-attr]
             logger = self._logger
             self.pretrain(progress_bar=progress_bar)
             self._logger, self.start_time = logger, time.time_ns()
@@ -424,7 +432,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         own = self.replay_buffer
         try:
             super().load_replay_buffer(path, truncate_last_traj)
-            for name in ("n_envs", "n_history", "n_stack", "cross_episodes", "obs_shape", "action_dim"):
+            for name in ("n_envs", "n_history", "n_stack", "cross_episodes", "obs_shape", "action_space"):
                 expected, value = (getattr(buffer, name, None) for buffer in (own, self.replay_buffer))
                 if value != expected:
                     raise ValueError(f"{path} holds a replay buffer with {name}={value}, the model expects {name}={expected}.")
@@ -449,6 +457,13 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "videos", "_own_videos"]
+
+
+def _of_python(value: Any) -> Any:
+    """What SB3 takes, which knows no numbers of NumPy; the rest, and what it has made itself, as it is."""
+    if type(value) is tuple:
+        return tuple(map(_of_python, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_vector(env: Any) -> None:

@@ -6,6 +6,7 @@ whole in memory.
 
 import errno
 import glob
+import itertools
 import os
 import re
 import warnings
@@ -19,6 +20,7 @@ from typing import IO
 import av
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image, ImageSequence
 
 from sb3_bcvlr.common.files import written_beside
 
@@ -28,6 +30,7 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 WRITABLE_ENDINGS = (".mp4", ".mkv", ".mov")
 ACCEPTED = f"files ending in {' '.join(VIDEO_ENDINGS + ARRAY_ENDINGS)}, or folders of {' '.join(IMAGE_ENDINGS)} images"
 BLOCK_BYTES = 8 * 2**20
+GIF_TICK = 10.0  # ms
 LONGEST_PAUSE = 5  # frames that may be missing in a row before it is told
 
 PathLike = str | os.PathLike[str]
@@ -221,10 +224,28 @@ def _read_array(file: IO[bytes]) -> Iterator[np.ndarray]:
 
 
 def _read_gif(path: Path) -> Iterator[np.ndarray]:
-    """By Pillow: FFmpeg loses pictures of which the file does not say how long they last."""
-    yield from iio.imiter(path, mode="RGB")
+    """
+    By Pillow: FFmpeg loses pictures of which the file does not say how long they last.
+
+    Writers join pictures that repeat into one that lasts longer: it is given as often as it was filmed.
+    """
+    with Image.open(path) as gif:
+        durations = [picture.info.get("duration", 0.0) for picture in ImageSequence.Iterator(gif)]
+        for picture, n_times in zip(ImageSequence.Iterator(gif), _repeats(np.array(durations)), strict=True):
+            yield from itertools.repeat(np.asarray(picture.convert("RGB")), n_times)
     if not path.read_bytes().rstrip(b"\0").endswith(b";"):  # no header to compare with, but a last byte of its own
         raise ValueError("truncated: its end is missing")
+
+
+def _repeats(durations: np.ndarray) -> np.ndarray:
+    """
+    How many frames each picture of a GIF stands for.
+
+    :param durations: ms; whole hundredths of a second, so that those of 30 frames a second are 30 and 40. 0: not told
+    """
+    told = durations[durations > 0]
+    usual = told[told <= told.min() + GIF_TICK].mean() if len(told) else 1.0
+    return np.maximum(1, np.rint(durations / usual)).astype(np.int64)
 
 
 def _decode(path: Path) -> Iterator[np.ndarray]:

@@ -126,7 +126,9 @@ def list_cameras(camera: int | str | Sequence[int | str]) -> list[int | str]:
 
     :raises ValueError: there is none
     """
-    cameras = camera.split("+") if isinstance(camera, str) else [camera] if isinstance(camera, int) else camera
+    if isinstance(camera, int | np.integer):
+        return [int(camera)]
+    cameras = camera.split("+") if isinstance(camera, str) else camera
     if not isinstance(cameras, Sequence) or not cameras:
         raise ValueError(f"The camera is {camera!r}, expected a number, a name or a list of some.")
     return [int(name) if isinstance(name, str) and name.isdigit() else name for name in cameras]

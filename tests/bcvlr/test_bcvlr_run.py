@@ -36,6 +36,7 @@ from toys import (
 from sb3_bcvlr import BCVLR, VideoDataset
 from sb3_bcvlr.bcvlr import BCVLRPolicy, bcvlr
 from sb3_bcvlr.bcvlr.bcvlr import FALLING_RATE
+from sb3_bcvlr.common import video_imitation
 from sb3_bcvlr.common.augmentations import random_shift, resampled_shift
 from sb3_bcvlr.common.contrastive import InfoNCE, PrototypeLoss
 from sb3_bcvlr.common.files import read_csv
@@ -637,6 +638,19 @@ def test_a_pretraining_that_was_interrupted_goes_on_with_the_stage(monkeypatch):
     assert "encoder" not in moved(before, snapshot(model))
 
 
+def test_a_repeated_pretraining_that_was_interrupted_is_finished_before_learning(monkeypatch):
+    model = tiny_model(quantizer_warmup_steps=1).learn(20)
+    monkeypatch.setattr(model, "_latent_dynamics", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.pretrain()
+    assert not model.pretrained and model.policy.idm.quantizer.bypass
+    monkeypatch.undo()
+    before = snapshot(model)
+    model.learn(10, reset_num_timesteps=False)
+    assert model.pretrained and not model.policy.idm.quantizer.bypass
+    assert "encoder" not in moved(before, snapshot(model))  # its stage was finished
+
+
 def test_parameters_of_another_end_a_pretraining_that_was_interrupted(monkeypatch):
     model, parameters = tiny_model(quantizer_warmup_steps=1), pretrained().get_parameters()
     monkeypatch.setattr(model, "_latent_dynamics", lambda *_: 1 / 0)
@@ -654,6 +668,20 @@ def test_parameters_of_another_end_a_pretraining_that_was_interrupted(monkeypatc
 def test_numbers_of_numpy_serve_as_rates(name):
     rates = [group["lr"] for group in tiny_model(**{name: np.float32(0.5)}).learn(10).finetune_optimizer.param_groups]
     assert 0.5 in rates
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"learning_rate": np.float32(0.5)},
+        {"rollout_steps": np.int64(10)},
+        {"train_freq": np.int64(10)},
+        {"train_freq": (np.int64(1), "episode")},
+        {"stats_window_size": np.int64(5)},
+    ],
+)
+def test_numbers_of_numpy_serve_where_sb3_knows_none(given):
+    assert tiny_model(**given).learn(10)._n_updates > 0
 
 
 def test_a_finished_pretraining_can_be_repeated():
@@ -842,6 +870,12 @@ def test_videos_in_which_nothing_moves_are_refused(n_stack):
     model = tiny_model(env, [np.zeros((9, SIZE, SIZE, 3), np.uint8), np.full((9, SIZE, SIZE, 3), 7, np.uint8)])
     with pytest.raises(ValueError, match=r"Nothing moves in the videos"):
         model.learn(20)
+
+
+def test_videos_in_which_hardly_anything_moves_are_not_called_still(monkeypatch):
+    monkeypatch.setattr(video_imitation, "N_LOOKED_AT", 2)
+    still = np.zeros((9, SIZE, SIZE, 3), np.uint8)
+    assert tiny_model(videos=[still, *fake_videos(), still]).pretrain().pretrained
 
 
 def test_still_videos_beside_others_are_learned_from():

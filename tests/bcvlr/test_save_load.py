@@ -153,6 +153,10 @@ def test_videos_that_do_not_fit_are_refused_on_loading(path):
         BCVLR.load(path, videos=VideoDataset(fake_videos(), image_size=8))
 
 
+def test_a_default_is_accepted_on_loading(path):
+    assert BCVLR.load(path, feature_loss_kwargs=None, device="cpu").feature_loss_kwargs == {}
+
+
 def test_what_is_frozen_stays_frozen_after_loading(path):
     loaded = BCVLR.load(path, env=ActionPictureEnv(), videos=fake_videos(), device="cpu").learn(10)
     assert all(parameter.grad is None for parameter in loaded.policy.world_model.parameters())
@@ -401,8 +405,30 @@ def test_a_replay_buffer_of_other_actions_is_refused(tmp_path):
     env = DotEnv()
     env.action_space = spaces.Box(-2, 2, (3,), np.float32)
     tiny_model(DotEnv(), DOTS).learn(10).save_replay_buffer(tmp_path / "replay.pkl")
-    with pytest.raises(ValueError, match="replay buffer with action_dim=2, the model expects action_dim=3"):
+    with pytest.raises(
+        ValueError, match=r"replay buffer with action_space=Box\(.* \(2,\), float32\), the model expects action_space="
+    ):
         tiny_model(env, DOTS).load_replay_buffer(tmp_path / "replay.pkl")
+
+
+@pytest.mark.parametrize(
+    "saved, expected",
+    [
+        (spaces.Discrete(3), spaces.Discrete(5)),
+        (spaces.Discrete(3), spaces.Box(-1, 1, (1,))),
+        (spaces.Box(-1, 1, (1,)), spaces.Box(-2, 2, (1,))),
+    ],
+)
+def test_a_replay_buffer_of_as_many_other_actions_is_refused(tmp_path, saved, expected):
+    def model(action_space):
+        env = ActionPictureEnv()
+        env.action_space = action_space
+        return tiny_model(env)
+
+    model(saved).save_replay_buffer(tmp_path / "replay.pkl")
+    model(saved).load_replay_buffer(tmp_path / "replay.pkl")
+    with pytest.raises(ValueError, match="the model expects action_space="):
+        model(expected).load_replay_buffer(tmp_path / "replay.pkl")
 
 
 def test_a_replay_buffer_of_stacks_is_refused_where_frames_are_colored(tmp_path):

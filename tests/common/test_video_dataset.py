@@ -157,6 +157,23 @@ def test_split_leaves_no_part_empty(fraction):
         VideoDataset([filled(0, 1), filled(2, 3)]).split(fraction)
 
 
+def test_split_leaves_no_part_without_windows(tmp_path):
+    write_chunk(tmp_path / "v.npz", filled(0, 1, 2, 3, 4), 0, 0, 0, 1, 1)
+    with pytest.warns(UserWarning, match="1 of 2 episodes hold one frame"):
+        dataset = VideoDataset(tmp_path / "v.npz")
+    with pytest.raises(ValueError, match=r"fraction of 0.3: of one part, every episode would hold one frame"):
+        dataset.split(0.3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+@pytest.mark.parametrize("hashed_bytes", [2**20, 0])
+def test_files_whose_names_are_no_text_are_read(tmp_path, monkeypatch, hashed_bytes):
+    monkeypatch.setattr(video_dataset, "HASHED_BYTES", hashed_bytes)
+    np.save(tmp_path / "v.npy", filled(0, 1, 2))
+    (tmp_path / "v.npy").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.npy"))
+    assert VideoDataset(tmp_path).n_frames == 3
+
+
 # ---- what frames go through ----
 
 

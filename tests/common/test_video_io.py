@@ -302,6 +302,28 @@ def test_a_broken_image_is_named(tmp_path):
         read_video(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "durations, n_times",
+    [
+        ([50, 50, 50], [1, 1, 1]),
+        ([50, 150, 50, 100, 50], [1, 3, 1, 2, 1]),
+        ([30, 40, 30, 70, 30, 100], [1, 1, 1, 2, 1, 3]),  # 30 frames a second
+        ([20, 30, 20, 50], [1, 1, 1, 2]),  # 40
+        ([10, 20, 20, 10, 20, 20], [1, 1, 1, 1, 1, 1]),  # 60
+        ([0, 0], [1, 1]),
+        ([0, 50, 100], [1, 1, 2]),
+    ],
+)
+def test_pictures_of_gifs_stand_for_as_many_frames_as_they_last(durations, n_times):
+    assert video_io._repeats(np.array(durations)).tolist() == n_times
+
+
+def test_pictures_that_repeat_are_read_from_gifs_as_often(tmp_path):
+    frames = filled(0, 60, 60, 60, 120, 180, 180)
+    iio.imwrite(tmp_path / "v.gif", frames, duration=50)
+    np.testing.assert_array_equal(read_video(tmp_path / "v.gif"), frames)
+
+
 def test_images_of_several_sizes_are_refused_with_both(tmp_path):
     iio.imwrite(tmp_path / "0.png", filled(1)[0])
     iio.imwrite(tmp_path / "1.png", filled(1, height=8)[0])

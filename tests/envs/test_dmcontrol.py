@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_bcvlr.envs import dmcontrol_env, make_dmcontrol
 from sb3_bcvlr.envs.registration import DMCONTROL_TASKS
+from sb3_bcvlr.envs.rendering import list_cameras
 
 # Found, not imported: MuJoCo's back end is chosen when the first environment is made.
 missing = [name for name in ("dm_control", "shimmy") if importlib.util.find_spec(name) is None]
@@ -234,6 +235,11 @@ def test_numbers_that_are_not_whole_are_refused(wrong):
 def test_no_environments_are_refused():
     with pytest.raises(ValueError, match="n_envs is 0, expected a whole number from 1 on"):
         make_dmcontrol("reacher_easy", n_envs=0)
+
+
+@pytest.mark.parametrize("camera", [0, np.int64(0), "0", [0]])
+def test_cameras_have_numbers(camera):
+    assert list_cameras(camera) == [0]
 
 
 @pytest.mark.parametrize("camera", [[], 1.0])
