@@ -48,7 +48,7 @@ def load_model(path: Path, algo: str | None, sample: bool) -> tuple[Expert, int]
     """
     A model of Stable-Baselines3 or of this package. One with a single axis of inputs is given the simulator's state.
 
-    :raises ValueError: no such file or class
+    :raises ValueError: no such file or class, or the file is another's
     """
     import stable_baselines3
     import torch as th
@@ -62,7 +62,10 @@ def load_model(path: Path, algo: str | None, sample: bool) -> tuple[Expert, int]
         raise ValueError(
             f"Got --expert {path} --algo {algo}, expected a file that exists and the class that wrote it: {known}."
         )
-    model = model_class.load(path, device="cpu")
+    try:
+        model = model_class.load(path, device="cpu")
+    except Exception as error:  # whatever a class says to the file of another
+        raise ValueError(f"{path} cannot be read as --algo {algo}, expected the class that wrote it: {error}") from error
     shape = model.observation_space.shape
 
     def start(env: gym.Env, rng: np.random.Generator) -> Policy:

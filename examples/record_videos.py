@@ -156,7 +156,13 @@ def newest_picture(observation: np.ndarray) -> np.ndarray:
 
 
 def perturbed(action: Any, space: spaces.Space, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """``action`` with Gaussian noise, in parts of half the range; with discrete actions, now and then another one."""
+    """
+    ``action`` with Gaussian noise, in parts of half the range; with discrete actions, now and then another one.
+
+    :raises ValueError: it has another shape than the environment's
+    """
+    if np.shape(action) != space.shape:
+        raise ValueError(f"The expert acts by arrays of shape {np.shape(action)}, expected {space.shape}.")
     if isinstance(space, spaces.Box):
         scale = noise * (space.high - space.low) / 2
         return np.clip(action + scale * rng.normal(size=space.shape), space.low, space.high).astype(np.float32)

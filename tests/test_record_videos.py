@@ -153,6 +153,17 @@ def test_noise_of_discrete_actions_is_the_probability_of_a_random_one():
     assert np.mean(actions) == pytest.approx(0.25, abs=0.03)
 
 
+def test_actions_of_another_shape_are_the_experts_fault():
+    with pytest.raises(ValueError, match=r"The expert acts by arrays of shape \(2,\), expected \(4,\)"):
+        perturbed(np.ones(2), spaces.Box(-1, 1, (4,)), 0.1, np.random.default_rng(0))
+
+
+def test_a_model_of_another_class_is_told(tmp_path):
+    (tmp_path / "m.zip").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"m.zip cannot be read as --algo sac, expected the class that wrote it"):
+        record(tmp_path / "out", expert=str(tmp_path / "m.zip"), algo="sac")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -13,12 +13,13 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import Env, spaces
+from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import GrayscaleObservation
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import configure_logger
@@ -57,6 +58,19 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
 
     literal_choices: ClassVar[frozenset[str]] = frozenset()
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """
+        :raises ValueError: the policy comes first or second, as in SB3; told before Python says of what is named besides that
+            it was given twice
+        """
+        for place, expected, argument in zip(("first", "second"), ("environment", "videos"), args, strict=False):
+            if _is_policy(argument):
+                raise ValueError(
+                    f"The {place} argument is the policy {argument!r}, expected the {expected}: `{cls.__name__}(env, videos, "
+                    "policy)`."
+                )
+        return super().__new__(cls)
+
     def __init__(
         self,
         env: Any,
@@ -69,14 +83,9 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         literal: Collection[str],
         **kwargs: Any,
     ):
-        if isinstance(env, type) and issubclass(env, Env):
+        if isinstance(env, type):
             raise ValueError(
                 f"The environment is the class {env.__name__}, expected one that is made of it: {env.__name__}()."
-            )
-        if isinstance(env, type) or (isinstance(env, str) and env in self.policy_aliases):
-            raise ValueError(
-                f"The first argument is the policy {env!r}, expected the environment: "
-                f"`{type(self).__name__}(env, videos, policy)`."
             )
         env = maybe_make_env(env, verbose=0)
         if env is not None:
@@ -186,7 +195,8 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         if is_vecenv_wrapped(env, VecFrameStack):
             raise ValueError(
                 "The environment is stacked by SB3's VecFrameStack, whose episodes begin with black frames that no video "
-                "shows: stack with sb3_bcvlr.envs.stack_frames(env, n) before it is vectorized."
+                "shows: stack with sb3_bcvlr.envs.stack_frames before it is vectorized, as make_vec_env(id, n_envs, "
+                'wrapper_class=stack_frames, wrapper_kwargs={"n_stack": n}) does.'
             )
         normalize = unwrap_vec_normalize(env)
         if normalize is not None and normalize.observation_space.shape != self.observation_space.shape:
@@ -459,6 +469,13 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         return [*super()._excluded_save_params(), "videos", "_own_videos"]
 
 
+def _is_policy(argument: Any) -> bool:
+    """One of SB3's names of policies, or a class of them."""
+    if isinstance(argument, type):
+        return issubclass(argument, BasePolicy)
+    return isinstance(argument, str) and argument in ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
+
+
 def _of_python(value: Any) -> Any:
     """What SB3 takes, which knows no numbers of NumPy; the rest, and what it has made itself, as it is."""
     if type(value) is tuple:
@@ -510,9 +527,12 @@ def _how_to_get_images(space: spaces.Space) -> str:
         return "gymnasium.wrappers.AddRenderObservation(env, render_only=True), or SB3's VecExtractDictObs, leaves them alone."
     n_axes = len(space.shape or ())
     if n_axes == 4:
-        return "sb3_bcvlr.envs.stack_frames(env, n) stacks them in their channels."
+        return "sb3_bcvlr.envs.stack_frames(env, n), in the place of FrameStackObservation, stacks them in their channels."
     if n_axes == 2:
-        return "gymnasium.wrappers.GrayscaleObservation(env, keep_dim=True) keeps their channel."
+        return (
+            "sb3_bcvlr.envs.grayscale(env), in the place of GrayscaleObservation, keeps their channel; "
+            "sb3_bcvlr.envs.stack_frames(env, 1) gives them one."
+        )
     if n_axes == 3:
         return "They are scaled here: leave out what normalizes them, such as VecNormalize, or scale them to uint8."
     return "gymnasium.wrappers.AddRenderObservation makes them of what the environment renders."

@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
@@ -47,6 +48,7 @@ def dmcontrol_env(
     image_size: int = 64,
     n_stack: int = 3,
     action_repeat: int = 2,
+    max_episode_steps: int | None = None,
     camera: int | str | Sequence[int | str] | None = None,
     fast_rendering: bool = True,
     render_mode: str = "rgb_array",
@@ -61,6 +63,7 @@ def dmcontrol_env(
     :param task: "<domain>_<task>", one of ``DMCONTROL_TASKS``: the suite, "cheetah_run_backward" and "jaco_reach_<corner>"
     :param seed: of the first episode and those after it, as ``reset(seed=...)``
     :param action_repeat: simulated steps of each action, none of which but the last is rendered
+    :param max_episode_steps: simulated steps after which an episode is truncated, where this is sooner
     :param camera: number or name; by default the suite's first, for Jaco "front_close". Several stand side by side
     :param fast_rendering: no shadows, no reflections, no antialiasing: several times faster, and another picture
     :param render_mode: "rgb_array", the only one there is
@@ -87,6 +90,9 @@ def dmcontrol_env(
         if domain == "lqr":
             random.seed(seed)
     env = shimmy.DmControlCompatibilityV0(dm_env, render_mode=render_mode)
+    if max_episode_steps is not None:
+        check_whole(max_episode_steps=max_episode_steps)
+        env = TimeLimit(env, max_episode_steps)
     return pixels(
         env,
         lambda: (dm_env.physics.model.ptr, dm_env.physics.data.ptr),

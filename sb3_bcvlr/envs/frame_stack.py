@@ -3,8 +3,10 @@
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import FrameStackObservation, TransformObservation
 from stable_baselines3.common.preprocessing import is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_bcvlr.common.video_dataset import to_grey
 
@@ -15,9 +17,10 @@ def stack_frames(env: gym.Env, n_stack: int) -> gym.Env:
 
     Where they are grey, tell the model: ``BCVLR(stack_frames(env, n), videos, n_stack=n)``.
 
-    :param env: observes pictures (H, W, C), (C, H, W) or (H, W), uint8
+    :param env: observes pictures (H, W, C), (C, H, W) or (H, W), uint8; of several in one, it wraps each:
+        ``make_vec_env(id, n_envs, wrapper_class=stack_frames, wrapper_kwargs={"n_stack": n})``
     :return: observes (n_stack * C, H, W)
-    :raises ValueError: it observes something else
+    :raises ValueError: it observes something else, or is a vector
     """
     space = _picture_space(env, 2, 3)
     channels_last = len(space.shape) == 3 and not is_image_space_channels_first(space)
@@ -38,9 +41,9 @@ def grayscale(env: gym.Env) -> gym.Env:
     ``gymnasium.wrappers.GrayscaleObservation`` weighs colors otherwise, so that a policy would see other pictures than it
     learned from.
 
-    :param env: observes pictures (H, W, 3) uint8
+    :param env: observes pictures (H, W, 3) uint8; of several in one, it wraps each, as ``stack_frames`` does
     :return: observes (H, W, 1)
-    :raises ValueError: it observes something else
+    :raises ValueError: it observes something else, or is a vector
     """
     space = _picture_space(env, 3)
     if space.shape[-1] != 3:
@@ -49,7 +52,15 @@ def grayscale(env: gym.Env) -> gym.Env:
 
 
 def _picture_space(env: gym.Env, *n_axes: int) -> spaces.Box:
+    if isinstance(env, VecEnv | VectorEnv):
+        raise ValueError(
+            f"The environment is a {type(env).__name__}, expected a single one: wrap each of them, as "
+            "stable_baselines3.common.env_util.make_vec_env(id, n_envs, wrapper_class=..., wrapper_kwargs=...) does."
+        )
     space = env.observation_space
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in n_axes:
-        raise ValueError(f"The environment observes {space}, expected pictures: a Box of uint8 from 0 to 255.")
+        raise ValueError(
+            f"The environment observes {space}, expected pictures: a Box of uint8 from 0 to 255 with "
+            f"{' or '.join(map(str, n_axes))} axes."
+        )
     return space

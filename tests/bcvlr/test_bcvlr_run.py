@@ -1264,10 +1264,18 @@ def test_a_warm_up_of_any_length_is_taken_where_no_quantizer_learns(change):
     assert tiny_model(**{"quantizer_warmup_steps": 50, **change}).quantizer_warmup_steps == 50
 
 
-@pytest.mark.parametrize("first", ["CnnPolicy", BCVLRPolicy])
-def test_a_policy_in_the_place_of_the_environment_is_refused(first):
-    with pytest.raises(ValueError, match=r"expected the environment: `BCVLR\(env, videos, policy\)`"):
-        BCVLR(first, ActionPictureEnv(), fake_videos())
+@pytest.mark.parametrize("first", ["CnnPolicy", "MlpPolicy", BCVLRPolicy, ActorCriticCnnPolicy])
+@pytest.mark.parametrize("named", [[], ["videos"], ["env", "videos"]])
+def test_a_policy_in_the_place_of_the_environment_is_refused(first, named):
+    given = {"env": ActionPictureEnv(), "videos": fake_videos()}
+    in_place = [value for name, value in given.items() if name not in named]
+    with pytest.raises(ValueError, match=r"The first argument .*expected the environment: `BCVLR\(env, videos, policy\)`"):
+        BCVLR(first, *in_place, **{name: given[name] for name in named})
+
+
+def test_a_policy_in_the_place_of_the_videos_is_refused():
+    with pytest.raises(ValueError, match=r"The second argument is the policy 'CnnPolicy', expected the videos"):
+        BCVLR(ActionPictureEnv(), "CnnPolicy", videos=fake_videos())
 
 
 def test_a_dict_of_observations_is_refused():
@@ -1281,7 +1289,7 @@ def test_a_dict_of_observations_is_refused():
     ("space", "advice"),
     [
         (spaces.Box(0, 255, (3, SIZE, SIZE, 3), np.uint8), "stack_frames"),
-        (spaces.Box(0, 255, (SIZE, SIZE), np.uint8), "keep_dim=True"),
+        (spaces.Box(0, 255, (SIZE, SIZE), np.uint8), r"stack_frames\(env, 1\)"),
         (spaces.Box(-10, 10, (SIZE, SIZE, 3), np.float32), "VecNormalize"),
         (spaces.Dict({"pixels": spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)}), "render_only=True"),
         (spaces.Box(-1, 1, (4,), np.float32), "AddRenderObservation makes them"),

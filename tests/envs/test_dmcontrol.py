@@ -226,7 +226,9 @@ def test_a_wrong_name_is_told_the_right_one(make):
         make("tetris")
 
 
-@pytest.mark.parametrize("wrong", [{"image_size": 0}, {"n_stack": 0}, {"action_repeat": 1.5}, {"image_size": "64"}])
+@pytest.mark.parametrize(
+    "wrong", [{"image_size": 0}, {"n_stack": 0}, {"action_repeat": 1.5}, {"image_size": "64"}, {"max_episode_steps": 0}]
+)
 def test_numbers_that_are_not_whole_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*, expected a whole number from 1 on"):
         dmcontrol_env("reacher_easy", **wrong)
@@ -235,6 +237,13 @@ def test_numbers_that_are_not_whole_are_refused(wrong):
 def test_no_environments_are_refused():
     with pytest.raises(ValueError, match="n_envs is 0, expected a whole number from 1 on"):
         make_dmcontrol("reacher_easy", n_envs=0)
+
+
+def test_episodes_end_sooner_where_that_is_asked_for():
+    env = dmcontrol_env("reacher_easy", image_size=8, max_episode_steps=5, action_repeat=2)
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.sample())[2:4] for _ in range(3)]
+    assert ends == [(False, False), (False, False), (False, True)]
 
 
 @pytest.mark.parametrize("camera", [0, np.int64(0), "0", [0]])

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import GrayscaleObservation
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import N_ACTIONS, SIZE, ActionPictureEnv
 
 from sb3_bcvlr import VideoDataset
@@ -67,6 +69,17 @@ def test_what_is_no_picture_is_refused(make, space):
     env.observation_space = space
     with pytest.raises(ValueError, match=r"The environment observes .*, expected pictures"):
         make(env)
+
+
+@pytest.mark.parametrize("wrap", [grayscale, lambda env: stack_frames(env, 3)])
+def test_several_environments_in_one_are_refused(wrap):
+    with pytest.raises(ValueError, match=r"is a DummyVecEnv, expected a single one: .*wrapper_class="):
+        wrap(DummyVecEnv([ActionPictureEnv]))
+
+
+def test_each_of_several_environments_is_wrapped_as_the_error_says():
+    env = make_vec_env(ActionPictureEnv, 2, wrapper_class=stack_frames, wrapper_kwargs={"n_stack": 3})
+    assert env.reset().shape == (2, 9, SIZE, SIZE)
 
 
 @pytest.mark.parametrize("keep_dim", [False, True])
