@@ -111,7 +111,7 @@ class Ladder:
     def clone_actions(self, labels: th.Tensor, n_steps: int) -> None:
         """pi and d by the action loss against ``labels``, one for each window; d reads what pi says itself."""
         self.policy.n_neighbors = 0
-        learned = [*self.policy.latent_policy.parameters(), *self.policy.action_decoder.parameters()]
+        learned = [*self.policy.latent_policy.parameters(), *self.policy.action_decoder.requires_grad_(True).parameters()]
         optimizer = th.optim.Adam(learned, self.model.imitation_learning_rate, fused=True)
         for _ in trange(n_steps, desc="clone actions"):
             indices = self.model.videos.sample_indices(self.model.imitation_batch_size)

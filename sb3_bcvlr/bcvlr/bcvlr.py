@@ -18,7 +18,6 @@ from stable_baselines3.common.preprocessing import maybe_transpose
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, polyak_update
 from torch._functorch import config as functorch_config
-from torch.nn import functional as F
 
 from sb3_bcvlr.bcvlr.policies import N_LATENTS_KEPT, BCVLRPolicy
 from sb3_bcvlr.common.augmentations import random_shift
@@ -74,6 +73,7 @@ NOT_NEGATIVE = (
     "imitation_learning_rate",
     "exploration_noise",
     "world_model_coef",
+    "action_imitation_coef",
     "commitment_coef",
     "max_grad_norm",
 )
@@ -148,6 +148,9 @@ class BCVLR(VideoImitationAlgorithm):
     :param target_update_interval: steps of f between two updates of the momentum encoder
     :param world_model_coef: beta, the weight of the latent-action loss online; 0 leaves w out and saves its time. Not with
         an f that is tuned online, whose features w does not know
+    :param action_imitation_coef: weight of what d makes of pi's latent action in pi's loss online: beside the share of z's
+        variance that pi leaves unexplained, the cross-entropy to what d makes of the expert's, or the squared error where
+        actions are continuous (ours; 0: the squared error of z alone)
     :param commitment_coef: weight of the quantizer's commitment loss
     :param max_grad_norm: of p and w, offline
     :param tune_encoder: where f goes on learning (ablation): "dynamics", with p and w offline; "online", with p and d, which
@@ -227,6 +230,7 @@ class BCVLR(VideoImitationAlgorithm):
         n_neighbors: int | None = None,
         target_update_interval: int = 2,
         world_model_coef: float = 0.0,
+        action_imitation_coef: float = 0.0,
         commitment_coef: float = 0.05,
         max_grad_norm: float = 2.0,
         tune_encoder: Collection[str] = ("online",),
@@ -288,6 +292,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.imitation_pad = imitation_pad
         self.target_update_interval = target_update_interval
         self.world_model_coef = world_model_coef
+        self.action_imitation_coef = action_imitation_coef
         self.commitment_coef = commitment_coef
         self.max_grad_norm = max_grad_norm
         self.tune_encoder = tune_encoder
@@ -493,7 +498,7 @@ class BCVLR(VideoImitationAlgorithm):
         def log(step: int, losses: list[th.Tensor]) -> None:
             self._log_pretraining("imitation_loss", losses, self.pretrain_imitation_steps, n_steps_before + step)
 
-        self._imitate_videos(self.pretrain_imitation_steps, optimizer, progress_bar, log)
+        self._imitate_videos(self.pretrain_imitation_steps, optimizer, progress_bar, log, with_actions=False)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if isinstance(self.action_space, spaces.Box):  # anew, since exploration_noise may be another by now
@@ -542,6 +547,7 @@ class BCVLR(VideoImitationAlgorithm):
         self.policy.set_training_mode(True)
         self.policy.encoder.requires_grad_(encoder_learns)
         self.policy.idm.requires_grad_(idm_learns).train(idm_learns)
+        self.policy.action_decoder.requires_grad_(True)
         self.policy.world_model.requires_grad_(world_model_learns)  # else w tells p what is wrong, and stays
         self.policy.world_model.train(world_model_learns or "world_model_batch_statistics" in self.literal)
 
@@ -560,6 +566,7 @@ class BCVLR(VideoImitationAlgorithm):
         graphed_update = self._graphed("finetune", update, *rates, batch_size, self.world_model_coef, self.dynamics_pad)
         records = [graphed_update(*replay_buffer.sample(batch_size)) for _ in range(gradient_steps)]
         self.policy.encoder.requires_grad_(False)
+        self.policy.action_decoder.requires_grad_(False)  # it tells pi what is wrong, and stays
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self._record_mean("train/action_loss", [action_loss for action_loss, _, _ in records])
@@ -592,13 +599,15 @@ class BCVLR(VideoImitationAlgorithm):
         optimizer: th.optim.Optimizer,
         progress_bar: bool = False,
         log: Callable[[int, list[th.Tensor]], None] | None = None,
+        with_actions: bool = True,
     ) -> list[th.Tensor]:
         """
         Clone the latent actions that p reads in the videos (L_bc): ||pi(s_t) - z_t||^2, z as d meets it.
 
-        p does not change meanwhile, so each window that will be drawn is labelled once, before.
+        p and d do not change meanwhile, so each window that will be drawn is labelled once, before.
 
         :param log: called after each step with their number so far and all losses
+        :param with_actions: d has learned, and may tell what latent actions mean
         :return: the loss of each step
         """
         if n_steps == 0:
@@ -609,16 +618,18 @@ class BCVLR(VideoImitationAlgorithm):
         self.policy.keep_video_latents(labels)
         indices, positions = indices.reshape(n_steps, -1), to_device(positions.reshape(n_steps, -1), self.device)
         compute_loss = self._compiled(self._imitation_loss)
+        action_coef = self.action_imitation_coef if with_actions else 0.0
 
         def update(observations: th.Tensor, labels: th.Tensor) -> tuple[th.Tensor]:
             with self._autocast():
-                loss = compute_loss(observations, labels)
+                loss = compute_loss(observations, labels, action_coef)
             optimize(optimizer, loss)
             self._average_latent_policy()
             return (loss.detach(),)
 
         rate, batch_size = optimizer.param_groups[0]["lr"], self.imitation_batch_size
-        graphed_update = self._graphed("imitate", update, optimizer, rate, batch_size, self.policy_tau, self.imitation_pad)
+        kept = (optimizer, rate, batch_size, action_coef, self.policy_tau, self.imitation_pad)
+        graphed_update = self._graphed("imitate", update, *kept)
         losses: list[th.Tensor] = []
         for step in self._pretraining_steps(n_steps, "imitation", progress_bar):
             losses += graphed_update(self.videos.observations(indices[step]), labels[positions[step]])
@@ -632,8 +643,8 @@ class BCVLR(VideoImitationAlgorithm):
         fused_polyak_update(newest.parameters(), average.parameters(), self.policy_tau)
         polyak_update(newest.buffers(), average.buffers(), 1)  # such as a BatchNorm's statistics, which are averages already
 
-    def _imitation_loss(self, observations: th.Tensor, labels: th.Tensor) -> th.Tensor:
-        return F.mse_loss(self._shifted_imitation(observations), labels)
+    def _imitation_loss(self, observations: th.Tensor, labels: th.Tensor, action_coef: float) -> th.Tensor:
+        return self.policy.imitation_loss(self._shifted_imitation(observations), labels, action_coef)
 
     def _shifted_imitation(self, observations: th.Tensor) -> th.Tensor:
         """What the pi that learns makes of o_t, shifted."""

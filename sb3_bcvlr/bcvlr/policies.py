@@ -214,6 +214,22 @@ class BCVLRPolicy(BasePolicy):
         loss = F.mse_loss(predicted, actions)
         return loss, 1 - loss.detach() / (actions.var(0, unbiased=False).mean() + 1e-8)
 
+    def imitation_loss(self, imitated: th.Tensor, latent_actions: th.Tensor, action_coef: float) -> th.Tensor:
+        """
+        ||pi(s_t) - z_t||^2 (paper, L_bc). With an ``action_coef``: in units of z's variance, and with so much of the error in
+        what d makes of it: cross-entropy to what d makes of z_t, or mean squared error if continuous (ours).
+
+        :param imitated: pi(s_t) (B, latent_dim), standardized
+        :param latent_actions: z_t (B, latent_dim), standardized
+        """
+        squared_error = F.mse_loss(imitated, latent_actions)
+        if action_coef == 0:
+            return squared_error
+        meant, decoded = self.action_decoder(latent_actions), self.action_decoder(imitated)
+        action_error = F.cross_entropy(decoded, meant.softmax(1)) if self.is_discrete else F.mse_loss(decoded, meant)
+        variance = latent_actions.var(0, unbiased=False).mean() + 1e-8
+        return squared_error / variance + action_coef * action_error
+
     @th.no_grad()
     def dynamics_diagnostics(self, frames: th.Tensor) -> dict[str, float]:
         """

@@ -168,8 +168,9 @@ def test_online_no_gradient_is_left_on_what_is_frozen():
     assert not any(parameter.requires_grad for parameter in frozen)
 
 
-def test_online_imitation_leaves_the_idm_alone():
-    model = pretrained()
+@pytest.mark.parametrize("action_imitation_coef", [0.0, 1.0])
+def test_online_imitation_leaves_the_idm_and_the_decoder_alone(action_imitation_coef):
+    model = pretrained(action_imitation_coef=action_imitation_coef)
     before = snapshot(model)
     model._imitate_videos(3, model.latent_policy_optimizer)
     assert moved(before, snapshot(model)) == {"latent_policy"}
@@ -207,6 +208,16 @@ def test_online_imitation_clones_what_the_idm_reads_on_the_scale_of_the_decoder(
         observed, predicted = seen[step]
         assert th.allclose(observed, features[batch, -2], atol=1e-5)
         assert losses[step].item() == pytest.approx(((predicted - labels[batch]) ** 2).mean().item(), rel=1e-4)
+
+
+def test_what_the_decoder_makes_of_latent_actions_counts_online_alone():
+    coefs = []
+    for coef in (0.0, 1.0):
+        model = tiny_model(action_imitation_coef=coef)
+        imitation_loss = model.policy.imitation_loss
+        model.policy.imitation_loss = lambda *args, loss=imitation_loss: coefs.append(args[-1]) or loss(*args)
+        model.learn(10)
+    assert coefs == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]  # two steps offline, two online
 
 
 @pytest.mark.parametrize(("pad", "n_pictures"), [(0, 1), (1, 3)])  # only up and down are seen on these
@@ -1588,6 +1599,7 @@ def test_a_round_replays_what_the_one_before_recorded():
         ("lr_schedule", lambda progress: 1e-5, {"imitate"}),
         ("policy_tau", 0.5, {"imitate"}),
         ("imitation_pad", 1, {"imitate"}),
+        ("action_imitation_coef", 0.5, {"imitate"}),
         ("imitation_batch_size", 5, {"imitate"}),
         ("commitment_coef", 0.5, {"finetune", "imitate"}),
         ("mixed_precision", True, {"finetune", "imitate"}),

@@ -72,6 +72,24 @@ def test_far_latent_actions_are_neighbors_before_a_near_one_is_twice():
     th.testing.assert_close(policy.decode(pictures)[0].softmax(0), expected)
 
 
+@pytest.mark.parametrize("action_coef", [0.0, 0.5])
+def test_the_imitation_loss_of_discrete_actions_adds_the_cross_entropy_of_what_is_decoded(action_coef):
+    policy = make_policy()
+    imitated, latent_actions = th.randn(2, 20, 4)
+    squared = (imitated - latent_actions).square().mean()
+    log_decoded, meant = policy.action_decoder(imitated).log_softmax(1), policy.action_decoder(latent_actions).softmax(1)
+    added = squared / latent_actions.var(0, unbiased=False).mean() - action_coef * (meant * log_decoded).sum(1).mean()
+    th.testing.assert_close(policy.imitation_loss(imitated, latent_actions, action_coef), added if action_coef else squared)
+
+
+def test_the_imitation_loss_of_continuous_actions_adds_the_squared_error_of_what_is_decoded():
+    policy = BCVLRPolicy(SPACE, spaces.Box(-1, 1, (2,)), **TINY_NETWORKS)
+    imitated, latent_actions = th.randn(2, 20, 4)
+    squared = (imitated - latent_actions).square().mean() / latent_actions.var(0, unbiased=False).mean()
+    decoded = (policy.action_decoder(imitated) - policy.action_decoder(latent_actions)).square().mean()
+    th.testing.assert_close(policy.imitation_loss(imitated, latent_actions, 0.5), squared + 0.5 * decoded)
+
+
 def test_continuous_actions_of_neighbors_are_averaged():
     space = spaces.Box(-1, 1, (2,))
     policy = with_video_latents(BCVLRPolicy(SPACE, space, **{**TINY_NETWORKS, "n_neighbors": 5}))
