@@ -100,6 +100,14 @@ def test_cloning_true_actions_moves_the_latent_policy_that_acts():
     assert not any(th.equal(*pair) for pair in zip(before, after, strict=True))
 
 
+def test_d_learns_again_where_labels_are_cloned_after_an_alignment():
+    climber = climber_of(tiny_model())
+    climber.align(1, train_idm=True)
+    before = snapshot(climber.model)
+    climber.clone_actions(climber.actions, 1)
+    assert moved(before, snapshot(climber.model)) == {"latent_policy", "action_decoder"}
+
+
 @pytest.mark.parametrize(
     ("train_idm", "learning"), [(True, {"action_decoder", "encoder", "idm"}), (False, {"action_decoder"})]
 )

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -272,8 +273,9 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         """
         n_windows = len(self.videos)
         spread = np.linspace(0, n_windows - 1, N_LOOKED_AT).astype(np.int64)
-        in_turn = np.split(np.arange(n_windows), range(N_LOOKED_AT, n_windows, N_LOOKED_AT))
-        for indices in (spread, *in_turn):  # a look at many of them tells, but where most of the videos stand still
+        starts = range(0, n_windows, N_LOOKED_AT)
+        in_turn = (np.arange(start, min(start + N_LOOKED_AT, n_windows)) for start in starts)
+        for indices in chain([spread], in_turn):  # the first look tells, but where most of the videos stand still
             frames = self.videos.windows(indices).frames
             if (frames != frames[:, :1]).any():
                 return
@@ -360,7 +362,7 @@ class VideoImitationAlgorithm(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         """SB3's, then the pre-training: a mistake in what ``learn`` was given, or in stacked frames, should not cost one."""
-        begins = reset_num_timesteps or self._last_obs is None
+        begins = reset_num_timesteps or self._last_obs is None  # when SB3 resets the environment
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if not self.pretrained:
             if begins:

@@ -1,7 +1,6 @@
 """``compile``: the same steps, fused. Here by a compiler that only traces, since the real one takes a minute or two."""
 
 import time
-from typing import Any
 
 import pytest
 import torch as th
@@ -33,9 +32,8 @@ def compiled(monkeypatch):
 
 @pytest.mark.parametrize(("share_encoder", "action_imitation_coef"), [(True, 0.0), (False, 1.0)])
 def test_what_is_compiled_is_one_graph_each_and_learns_the_same(compiled, share_encoder, action_imitation_coef):
-    arguments: dict[str, Any] = dict(mixed_precision=False, policy_kwargs={"share_encoder": share_encoder})
-    arguments["action_imitation_coef"] = action_imitation_coef
-    plain, fused = (tiny_model(**arguments, compile=compile).learn(20) for compile in (False, True))
+    arguments = dict(action_imitation_coef=action_imitation_coef, policy_kwargs={"share_encoder": share_encoder})
+    plain, fused = (tiny_model(**arguments, mixed_precision=False, compile=compile).learn(20) for compile in (False, True))
     assert compiled == LOSSES_AND_LABELS
     th.testing.assert_close(snapshot(fused), snapshot(plain), rtol=1e-3, atol=1e-4)
 
